@@ -1,0 +1,343 @@
+"""The wire: routes, headers, and the schema of every message between portal, server and client."""
+
+from typing import Any, Final
+
+from marshmallow import EXCLUDE, Schema, fields, validate
+
+from orchestrator_shared.status import PayloadStatus, Status
+
+#: The version of the protocol between our server and our client.
+PROTOCOL: Final = 1
+
+H_PROTOCOL: Final = "Orchestrator-Protocol"
+#: Which server speaks: the random id that its database and its DATA_PATH share.
+H_SERVER: Final = "Orchestrator-Server"
+#: Which client answers: the random id in its DATA_PATH.
+H_INSTANCE: Final = "Orchestrator-Instance"
+H_JOB: Final = "Orchestrator-Job"
+H_ATTEMPT: Final = "Orchestrator-Attempt"
+H_SERVICE: Final = "Orchestrator-Service"
+#: The state of the job that an answer of the server is about.
+H_JOB_STATUS: Final = "X-Job-Status"
+
+#: Files that are smaller than this in sum (bytes) travel and are stored inside their message and
+#: record instead of in files of their own. It saves the fsync of each file and directory.
+INLINE_LIMIT: Final = 64 * 1024
+
+#: No byte for this long (seconds) ends a transfer; there is no limit on its total time.
+SILENCE_LIMIT: Final = 30.0
+
+#: The largest message on the stream (bytes): files inside it, and their names.
+FRAME_LIMIT: Final = 16 * 1024 * 1024
+
+#: How often a client says on its stream that it is alive (seconds).
+HEARTBEAT_INTERVAL: Final = 5.0
+
+#: The last bytes of stderr that a record shows.
+STDERR_TAIL: Final = 4096
+
+#: The folder in a zip that holds what the system adds to a job's own files.
+RESERVED_NAME: Final = ".orchestrator"
+
+# --- the routes of a client
+
+SUBMIT: Final = "/submit"
+RETRIEVE: Final = "/retrieve"
+RESULT: Final = "/result"
+RETRIEVE_PARTIAL: Final = "/retrieve_partial"
+KILL: Final = "/kill"
+LOAD: Final = "/load"
+HEALTH: Final = "/health"
+LIVE: Final = "/live"
+STREAM: Final = "/stream"
+
+
+def service_name(text: str) -> str:
+    """The one spelling of a service: case does not matter, '-' and '.' are the same as '_'."""
+    return text.strip().lower().replace("-", "_").replace(".", "_")
+
+
+class Message(Schema):
+    """A message of our own: what a newer version adds to it is passed over."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+
+# --- between server and client
+
+
+class FileSchema(Message):
+    """One file of a job: its name and how many bytes it has."""
+
+    name = fields.String(required=True)
+    size = fields.Integer(required=True, strict=True, validate=validate.Range(min=0))
+
+
+class ResultSchema(Message):
+    """The packed result of a payload."""
+
+    size = fields.Integer(required=True, strict=True)
+    sha256 = fields.String(required=True, validate=validate.Length(equal=64))
+
+
+class PayloadSchema(Message):
+    """A payload, in full: an answer of a client, and what its stream tells of each change."""
+
+    id = fields.Integer(required=True, strict=True)
+    input = fields.Dict(dump_default=dict, metadata={"description": "always empty"})
+    status = fields.Enum(PayloadStatus, by_value=True, required=True)
+    loc = fields.String(required=True)
+    pid = fields.Integer(required=True, strict=True, metadata={"description": "0: no process"})
+    killed = fields.Boolean(required=True)
+    job = fields.Integer(load_default=None, allow_none=True, strict=True)
+    attempt = fields.Integer(load_default=None, allow_none=True, strict=True)
+    exit_code = fields.Integer(load_default=None, allow_none=True, strict=True)
+    fault = fields.String(load_default=None, allow_none=True)
+    reason = fields.String(load_default=None, allow_none=True)
+    lost = fields.Boolean(load_default=False)
+    wall_s = fields.Float(load_default=None, allow_none=True)
+    cpu_s = fields.Float(load_default=None, allow_none=True)
+    max_rss = fields.Integer(load_default=None, allow_none=True)
+    stderr_tail = fields.String(load_default=None, allow_none=True)
+    result = fields.Nested(ResultSchema, load_default=None, allow_none=True)
+
+
+class HelloSchema(Message):
+    """The first message of a client on its stream: who it is."""
+
+    type = fields.Constant("hello")
+    protocol = fields.Integer(required=True, strict=True)
+    version = fields.String(required=True)
+    instance = fields.String(required=True)
+    start = fields.String(required=True)
+    slots = fields.Integer(required=True, strict=True)
+    kill_grace = fields.Float(required=True)
+
+
+class HeartbeatSchema(Message):
+    """Every few seconds, and when it changes: how busy the client is for others."""
+
+    type = fields.Constant("heartbeat")
+    others = fields.Integer(
+        required=True,
+        strict=True,
+        metadata={"description": "slots taken by payloads that are not this server's"},
+    )
+    cpu_load = fields.Float(required=True, metadata={"description": "0 to 100"})
+
+
+class StateSchema(Message):
+    """A payload as it is now. Its result follows in the same frame where it is small."""
+
+    type = fields.Constant("state")
+    seq = fields.Integer(required=True, strict=True)
+    payload = fields.Nested(PayloadSchema, required=True)
+
+
+class ListedSchema(Message):
+    """The state of every payload of this server has been sent once."""
+
+    type = fields.Constant("listed")
+
+
+class RefusedSchema(Message):
+    """The answer to a submit that the client does not take."""
+
+    type = fields.Constant("refused")
+    job = fields.Integer(required=True, strict=True)
+    attempt = fields.Integer(required=True, strict=True)
+    transient = fields.Boolean(required=True)
+    disk = fields.Boolean(required=True)
+    message = fields.String(required=True)
+
+
+class SubmitSchema(Message):
+    """A small job on the stream; the bytes of its files follow in the same frame, in order."""
+
+    type = fields.Constant("submit")
+    job = fields.Integer(required=True, strict=True)
+    attempt = fields.Integer(required=True, strict=True)
+    service = fields.String(required=True)
+    files = fields.List(fields.Nested(FileSchema), required=True)
+
+
+class AcknowledgeSchema(Message):
+    """The end of an attempt and its files have arrived, or nobody wants them: drop them."""
+
+    type = fields.Constant("acknowledge")
+    job = fields.Integer(required=True, strict=True)
+    attempt = fields.Integer(required=True, strict=True)
+
+
+class AnswerSchema(Message):
+    """What every error, and every answer without content of its own, looks like."""
+
+    id = fields.Integer(required=True, metadata={"description": "the job, or 0"})
+    status = fields.String(required=True, metadata={"description": "its state, or Unknown"})
+    message = fields.String(required=True, metadata={"description": "what is so, and what to do"})
+
+
+class ClientHealthSchema(Message):
+    """`GET /health` of a client."""
+
+    status = fields.String(required=True)
+    problems = fields.List(fields.String())
+    version = fields.String(required=True)
+    protocol = fields.Integer(required=True)
+    instance = fields.String(required=True)
+    service = fields.String(allow_none=True)
+    slots = fields.Integer(required=True)
+    slots_in_use = fields.Integer(required=True)
+
+
+# --- between portal and server
+
+_status = validate.OneOf([status.value for status in Status])
+
+
+class UploadedSchema(Message):
+    """The answer to an upload."""
+
+    id = fields.Integer(required=True)
+    user_id = fields.Integer(required=True)
+    service = fields.String(required=True)
+    status = fields.String(required=True, validate=_status)
+    loc = fields.String(required=True)
+    dest_id = fields.String(required=True)
+    message = fields.String(required=True)
+
+
+class HistorySchema(Message):
+    """One change of a job's state, in its record."""
+
+    seq = fields.Integer(required=True)
+    at = fields.String(required=True, metadata={"description": "RFC 3339, UTC"})
+    status = fields.String(required=True, validate=_status)
+    attempt = fields.Integer(required=True)
+    client = fields.String(allow_none=True)
+    reason = fields.String(allow_none=True)
+
+
+class WaitingSchema(Message):
+    """Why a Queued job waits."""
+
+    code = fields.String(
+        required=True,
+        validate=validate.OneOf(
+            ["user_quota", "service_quota", "no_client", "no_slot", "backoff", "disk"]
+        ),
+    )
+    ahead = fields.Integer(required=True)
+    users = fields.Integer(required=True)
+    limit = fields.Integer(required=True)
+    used = fields.Integer(required=True)
+
+
+class JobSchema(UploadedSchema):
+    """The record of a job."""
+
+    ref = fields.String(allow_none=True)
+    version = fields.Integer(required=True)
+    created_at = fields.String(required=True)
+    started_at = fields.String(allow_none=True)
+    ended_at = fields.String(allow_none=True)
+    expires_at = fields.String(allow_none=True)
+    attempt = fields.Integer(required=True)
+    client = fields.String(allow_none=True)
+    exit_code = fields.Integer(allow_none=True)
+    fault = fields.String(allow_none=True)
+    reason = fields.String(allow_none=True)
+    stderr_tail = fields.String(allow_none=True)
+    wall_s = fields.Float(allow_none=True)
+    cpu_s = fields.Float(allow_none=True)
+    max_rss = fields.Integer(allow_none=True, metadata={"description": "bytes"})
+    input_bytes = fields.Integer(required=True)
+    result_bytes = fields.Integer(allow_none=True)
+    kill_requested = fields.Boolean(required=True)
+    history = fields.List(fields.Nested(HistorySchema), required=True)
+    waiting = fields.Nested(WaitingSchema, allow_none=True)
+
+
+class JobsSchema(Message):
+    """A page of jobs, newest first."""
+
+    jobs = fields.List(fields.Nested(JobSchema), required=True)
+    next = fields.Integer(allow_none=True, metadata={"description": "`after` of the next page"})
+
+
+class EventSchema(Message):
+    """One change of one job."""
+
+    seq = fields.Integer(required=True)
+    at = fields.String(required=True)
+    job = fields.Integer(required=True)
+    ref = fields.String(allow_none=True)
+    user_id = fields.Integer(required=True)
+    service = fields.String(required=True)
+    from_ = fields.String(data_key="from", attribute="from", allow_none=True)
+    to = fields.String(required=True)
+    attempt = fields.Integer(required=True)
+    client = fields.String(allow_none=True)
+    fault = fields.String(allow_none=True)
+    reason = fields.String(allow_none=True)
+
+
+class EventsSchema(Message):
+    """Changes in order."""
+
+    events = fields.List(fields.Nested(EventSchema), required=True)
+    next = fields.Integer(required=True, metadata={"description": "`after` of the next call"})
+
+
+class PongSchema(Message):
+    """The answer of the root."""
+
+    message = fields.String(required=True)
+
+
+class LiveSchema(Message):
+    """`GET /live`."""
+
+    status = fields.String(required=True)
+
+
+class ServerHealthSchema(Message):
+    """`GET /health` of the server."""
+
+    status = fields.String(required=True)
+    version = fields.String(required=True)
+    problems = fields.List(fields.String(), required=True)
+    clients_up = fields.Integer(required=True)
+    clients = fields.Integer(required=True)
+    tasks = fields.Dict(keys=fields.String(), required=True)
+
+
+def frame_schema(kind: str) -> Schema:
+    """The schema of a message on the stream, by its `type`.
+
+    Raises:
+        KeyError: there is no such message.
+    """
+    return _FRAMES[kind]
+
+
+_FRAMES: dict[str, Schema] = {
+    "hello": HelloSchema(),
+    "heartbeat": HeartbeatSchema(),
+    "state": StateSchema(),
+    "listed": ListedSchema(),
+    "refused": RefusedSchema(),
+    "submit": SubmitSchema(),
+    "acknowledge": AcknowledgeSchema(),
+}
+
+
+def load(schema: Schema, data: Any) -> dict[str, Any]:
+    """Check a message against its schema and give it back as plain values.
+
+    Raises:
+        marshmallow.ValidationError: it does not fit.
+    """
+    loaded: dict[str, Any] = schema.load(data)
+    return loaded

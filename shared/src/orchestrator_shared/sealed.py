@@ -1,0 +1,105 @@
+"""A packed result as an answer: Range, If-Range, ETag and digest (RFC 9110, RFC 9530)."""
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import aiofiles
+from aiohttp import web
+
+CHUNK: Final = 512 * 1024
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A zip that never changes again: where it is, its bytes and its SHA-256 in hex."""
+
+    content: Path | bytes
+    size: int
+    sha256: str
+
+    @property
+    def etag(self) -> str:
+        """The entity tag: the same bytes always have the same, and others never do."""
+        return f'"{self.sha256}"'
+
+    @property
+    def repr_digest(self) -> str:
+        """The value of Repr-Digest."""
+        return f"sha-256=:{base64.b64encode(bytes.fromhex(self.sha256)).decode()}:"
+
+
+def _chosen_range(request: web.Request, sealed: Sealed) -> tuple[int, int] | None:
+    """First byte and end of the range that is asked for; None for the whole.
+
+    A range that cannot be understood, and one for other bytes than these (If-Range), asks for
+    the whole, as RFC 9110 says (14.2, 13.1.5).
+
+    Raises:
+        web.HTTPRequestRangeNotSatisfiable: it lies behind the end.
+    """
+    match = _RANGE.fullmatch(request.headers.get("Range", "").replace(" ", ""))
+    if not match or request.headers.get("If-Range", sealed.etag) != sealed.etag:
+        return None
+    first, last = match.groups()
+    if first:
+        start, end = int(first), int(last) + 1 if last else sealed.size
+        if last and int(last) < start:
+            return None
+    elif last:
+        start, end = max(0, sealed.size - int(last)), sealed.size
+    else:
+        return None
+    if start >= sealed.size:
+        raise web.HTTPRequestRangeNotSatisfiable(
+            headers={"Content-Range": f"bytes */{sealed.size}"}
+        )
+    return start, min(end, sealed.size)
+
+
+async def answer_sealed(
+    request: web.Request, sealed: Sealed, headers: Mapping[str, str]
+) -> web.StreamResponse:
+    """Answer with the zip, or the part of it that is asked for. HEAD reads no file."""
+    response = web.StreamResponse(
+        headers={
+            **headers,
+            "Content-Type": "application/zip",
+            "ETag": sealed.etag,
+            "Repr-Digest": sealed.repr_digest,
+            "Accept-Ranges": "bytes",
+        }
+    )
+    wanted = [tag.strip() for tag in request.headers.get("If-None-Match", "").split(",")]
+    if sealed.etag in wanted or "*" in wanted:
+        response.set_status(304)
+        del response.headers["Content-Type"]
+        await response.prepare(request)
+        return response
+    start, end = 0, sealed.size
+    if chosen := _chosen_range(request, sealed):
+        start, end = chosen
+        response.set_status(206)
+        response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{sealed.size}"
+    response.content_length = end - start
+    if request.method == "HEAD":
+        await response.prepare(request)
+        return response
+    if isinstance(sealed.content, bytes):
+        await response.prepare(request)
+        await response.write(sealed.content[start:end])
+    else:
+        # Opened before the headers go out: a file that is gone can still be answered properly.
+        async with aiofiles.open(sealed.content, "rb") as file:
+            await response.prepare(request)
+            await file.seek(start)
+            left = end - start
+            while left and (chunk := await file.read(min(CHUNK, left))):
+                await response.write(chunk)
+                left -= len(chunk)
+    await response.write_eof()
+    return response

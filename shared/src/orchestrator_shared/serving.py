@@ -1,0 +1,103 @@
+"""How both programs start and stop: command line, log, open files, signals."""
+
+import argparse
+import asyncio
+import logging
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+from aiohttp import web
+
+from orchestrator_shared import __version__
+from orchestrator_shared.errors import SettingError, StartError
+
+log = logging.getLogger(__name__)
+
+#: How long transfers under way may go on after a signal to stop (seconds).
+TRANSFER_GRACE = 4.0
+
+
+class Settings(Protocol):
+    """What serving needs of a program's configuration."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def log_level(self) -> str: ...
+
+
+def parser(program: str, purpose: str) -> argparse.ArgumentParser:
+    """The flags that both programs have; they override the environment."""
+    flags = argparse.ArgumentParser(prog=program, description=purpose)
+    flags.add_argument("--host", help="the address to listen on (HOST)")
+    flags.add_argument("--port", help="the port to listen on (PORT)")
+    flags.add_argument("--version", action="version", version=f"{program} {__version__}")
+    return flags
+
+
+def set_up_log(level: str) -> None:
+    """One line to stderr per event; requests only at debug."""
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", force=True
+    )
+    for name in ("aiohttp.access", "aiosqlite", "asyncio"):
+        logging.getLogger(name).setLevel(level if level == "DEBUG" else "WARNING")
+
+
+def raise_open_files() -> None:
+    """Let this process open as many files as the system allows it to."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def serve(app: web.Application, settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then stop within 5 seconds.
+
+    Raises:
+        SettingError: the address cannot be listened on.
+    """
+    runner = web.AppRunner(app, shutdown_timeout=TRANSFER_GRACE)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await runner.setup()
+        site = web.TCPSite(runner, settings.host, settings.port, backlog=1024)
+        try:
+            await site.start()
+        except OSError as error:
+            raise SettingError(
+                setting="HOST, PORT",
+                problem=f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}",
+            ) from error
+        log.info("listening on %s", " ".join(_address(site) for site in runner.addresses))
+        await stop.wait()
+        log.info("stopping")
+    finally:
+        await runner.cleanup()
+
+
+def _address(address: tuple[str, int]) -> str:
+    return f"http://{address[0]}:{address[1]}"
+
+
+def run(program: str, start: Callable[[], web.Application], settings: Settings) -> int:
+    """Run a program to its end and give back its exit code."""
+    set_up_log(settings.log_level)
+    raise_open_files()
+
+    async def main() -> None:
+        await serve(start(), settings)
+
+    try:
+        asyncio.run(main())
+    except StartError as error:
+        sys.stderr.write(f"{program}: {error}\n")
+        return error.exit_code
+    return 0

@@ -1,0 +1,278 @@
+"""An upload: from the stream of a multipart request to files in memory or on disk."""
+
+import asyncio
+import hashlib
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from aiohttp import web
+from aiohttp.helpers import parse_mimetype
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser
+
+from orchestrator_shared.errors import BadUpload, Silent, TooLarge
+from orchestrator_shared.folders import fsync_file, fsync_folder, remove_tree
+from orchestrator_shared.multipart import check_name, read_disposition
+from orchestrator_shared.protocol import INLINE_LIMIT, SILENCE_LIMIT
+
+#: What a text field may have (bytes), and how many there may be.
+FIELD_LIMIT: Final = 64 * 1024
+FIELDS_LIMIT: Final = 100
+#: How much of a large upload is gathered (bytes) before it is written in one go.
+WRITE_SIZE: Final = 512 * 1024
+#: Room for a name of 255 bytes, each escaped, twice over.
+_HEADER_LIMIT: Final = 8192
+
+_numbers = itertools.count(1)
+
+
+@dataclass
+class ReceivedFile:
+    """One file of an upload."""
+
+    name: str
+    size: int = 0
+    sha256: str = ""
+
+
+@dataclass
+class Upload:
+    """What an upload brought: its fields and its files.
+
+    The files' bytes stand in `body`, in order, where they are few; else in files in `folder`.
+    """
+
+    fields: dict[str, str] = field(default_factory=dict)
+    files: list[ReceivedFile] = field(default_factory=list)
+    body: bytes | None = None
+    folder: Path | None = None
+
+    @property
+    def total(self) -> int:
+        """The bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    def manifest(self) -> list[dict[str, str | int]]:
+        """Name, size and digest of each file, in order."""
+        return [
+            {"name": file.name, "size": file.size, "sha256": file.sha256} for file in self.files
+        ]
+
+    def discard(self) -> None:
+        """Remove what lies on disk; where the files were moved away there is nothing to do."""
+        if self.folder is not None and self.folder.exists():
+            remove_tree(self.folder)
+
+    def make_durable(self) -> None:
+        """fsync each file, and the folder that names them."""
+        if self.folder is None:
+            return
+        for file in self.files:
+            fsync_file(self.folder / file.name)
+        fsync_folder(self.folder)
+
+
+class _Receiver:
+    """The callbacks of the parser: parts become fields and files.
+
+    They only collect; the caller writes what has gathered in a thread (`flush`), so that the
+    event loop never waits for a disk.
+    """
+
+    def __init__(self, folder: Path, limit: int, inline_limit: int) -> None:
+        self.upload = Upload()
+        self.finished = False
+        self.pending = 0
+        self._folder = folder
+        self._limit = limit
+        self._inline_limit = inline_limit
+        self._total = 0
+        self._names: set[str] = set()
+        self._pieces: list[tuple[int, bytes]] = []
+        self._header_name = b""
+        self._header_value = b""
+        self._disposition = b""
+        self._field: str | None = None
+        self._text = b""
+        self._in_file = False
+        self._open: tuple[int, BinaryIO] | None = None
+        self._hashes: list[hashlib._Hash] = []
+
+    def on_part_begin(self) -> None:
+        self._disposition = b""
+        self._text = b""
+        self._in_file = False
+        self._field = None
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def on_header_end(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            self._disposition = self._header_value
+        self._header_name = self._header_value = b""
+
+    def on_headers_finished(self) -> None:
+        found = read_disposition(self._disposition)
+        if "filename" in found:
+            name = check_name(found["filename"])
+            if name in self._names:
+                raise BadUpload(problem=f"two files have the name '{name}'")
+            self._names.add(name)
+            self.upload.files.append(ReceivedFile(name))
+            self._hashes.append(hashlib.sha256())
+            self._pieces.append((len(self.upload.files) - 1, b""))
+            self._in_file = True
+        elif "name" in found:
+            if len(self.upload.fields) >= FIELDS_LIMIT:
+                raise BadUpload(problem=f"it has more than {FIELDS_LIMIT} fields")
+            self._field = found["name"]
+        else:
+            raise BadUpload(problem="a part has neither a name nor a file name")
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._in_file:
+            self._total += end - start
+            if self._total > self._limit:
+                raise TooLarge(limit=self._limit)
+            self._pieces.append((len(self.upload.files) - 1, data[start:end]))
+            self.pending += end - start
+        else:
+            self._text += data[start:end]
+            if len(self._text) > FIELD_LIMIT:
+                raise BadUpload(
+                    problem=f"the field '{self._field}' has more than {FIELD_LIMIT} bytes"
+                )
+
+    def on_part_end(self) -> None:
+        if self._field is None:
+            return
+        if self._field in self.upload.fields:
+            raise BadUpload(problem=f"the field '{self._field}' is given twice")
+        try:
+            self.upload.fields[self._field] = self._text.decode()
+        except UnicodeDecodeError as error:
+            raise BadUpload(problem=f"the field '{self._field}' is not UTF-8") from error
+
+    def on_end(self) -> None:
+        self.finished = True
+
+    @property
+    def spilled(self) -> bool:
+        """Whether the files are too many bytes, or too many, to be kept in memory."""
+        return self._total > self._inline_limit or self.upload.folder is not None
+
+    def keep_inline(self) -> None:
+        """Take the few bytes of a small upload as its body."""
+        parts: list[list[bytes]] = [[] for _ in self.upload.files]
+        for index, piece in self._pieces:
+            parts[index].append(piece)
+        bodies = [b"".join(part) for part in parts]
+        for file, body in zip(self.upload.files, bodies, strict=True):
+            file.size = len(body)
+            file.sha256 = hashlib.sha256(body).hexdigest()
+        self.upload.body = b"".join(bodies)
+
+    def flush(self) -> None:
+        """Write what has gathered to disk: runs in a thread."""
+        if self.upload.folder is None:
+            self._folder.mkdir(mode=0o700, parents=True)
+            self.upload.folder = self._folder
+        for index, piece in self._pieces:
+            received = self.upload.files[index]
+            if self._open is None or self._open[0] != index:
+                self.close()
+                file = open(self._folder / received.name, "xb")  # noqa: SIM115 - open until its end
+                self._open = (index, file)
+            self._open[1].write(piece)
+            self._hashes[index].update(piece)
+            received.size += len(piece)
+            received.sha256 = self._hashes[index].hexdigest()
+        self._pieces.clear()
+        self.pending = 0
+
+    def close(self) -> None:
+        """Close the file that is open."""
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
+
+
+def _parser(request: web.Request, receiver: _Receiver) -> MultipartParser:
+    mime = parse_mimetype(request.headers.get("Content-Type", ""))
+    boundary = mime.parameters.get("boundary")
+    if mime.type != "multipart" or mime.subtype != "form-data" or not boundary:
+        raise BadUpload(problem="it is not multipart/form-data with a boundary")
+    return MultipartParser(
+        boundary,
+        {
+            "on_part_begin": receiver.on_part_begin,
+            "on_header_field": receiver.on_header_field,
+            "on_header_value": receiver.on_header_value,
+            "on_header_end": receiver.on_header_end,
+            "on_headers_finished": receiver.on_headers_finished,
+            "on_part_data": receiver.on_part_data,
+            "on_part_end": receiver.on_part_end,
+            "on_end": receiver.on_end,
+        },
+        max_header_size=_HEADER_LIMIT,
+    )
+
+
+async def receive_upload(
+    request: web.Request, folder: Path, limit: int, inline_limit: int = INLINE_LIMIT
+) -> Upload:
+    """Read a multipart request to its end, in constant memory.
+
+    Files of `inline_limit` bytes in sum at most come back in `Upload.body`; larger ones lie in a
+    new folder below `folder`, which the caller moves away or discards, and are not yet durable.
+    `limit` is the most that all files may have (bytes).
+
+    Raises:
+        BadUpload: it is malformed, cut short, has a name that cannot be used, or a name twice.
+        TooLarge: the files have more than `limit` bytes.
+        Silent: no byte came for SILENCE_LIMIT seconds.
+        OSError: the disk is full, or cannot be written.
+    """
+    receiver = _Receiver(folder / f"upload-{next(_numbers)}", limit, inline_limit)
+    try:
+        parser = _parser(request, receiver)
+        while True:
+            async with asyncio.timeout(SILENCE_LIMIT):
+                chunk = await request.content.readany()
+            if not chunk:
+                break
+            parser.write(chunk)
+            if receiver.spilled and receiver.pending >= WRITE_SIZE:
+                await asyncio.to_thread(receiver.flush)
+        if not receiver.finished:
+            raise BadUpload(problem="its multipart body is cut short")
+        if receiver.spilled:
+            await asyncio.to_thread(receiver.flush)
+        else:
+            receiver.keep_inline()
+        receiver.close()
+    except BaseException as error:
+        receiver.close()
+        await asyncio.to_thread(receiver.upload.discard)
+        if isinstance(error, TimeoutError):
+            raise Silent(seconds=SILENCE_LIMIT) from error
+        if isinstance(error, FormParserError):
+            raise BadUpload(problem=f"it is not well-formed multipart ({error})") from error
+        raise
+    return receiver.upload
+
+
+def write_inline(folder: Path, files: Iterable[tuple[str, int]], body: bytes) -> None:
+    """Write the files that a small job carries in its body: name and size of each, in order."""
+    start = 0
+    for name, size in files:
+        with open(folder / name, "xb") as file:
+            file.write(body[start : start + size])
+        start += size
