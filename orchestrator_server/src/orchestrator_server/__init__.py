@@ -1,0 +1,1 @@
+"""orch-server: takes jobs from portals, queues them fairly, and hands them to clients."""

@@ -1,0 +1,1 @@
+"""1, upload; 6, download; and all else that portals ask: parse, one step, serialise."""

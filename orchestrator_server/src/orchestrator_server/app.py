@@ -1,0 +1,202 @@
+"""The one place where the parts of the server are put together."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+
+from aiohttp import web
+from aiohttp.web_exceptions import NotAppKeyWarning
+from aiohttp_apispec import setup_aiohttp_apispec
+
+from orchestrator_server import keys
+from orchestrator_server.api import download, health, jobs, terminate, upload
+from orchestrator_server.clients.endpoint import Endpoint
+from orchestrator_server.clients.pool import Pool
+from orchestrator_server.clients.requests import Payload
+from orchestrator_server.config import Config
+from orchestrator_server.health import Health
+from orchestrator_server.identity import take_identity
+from orchestrator_server.store.database import Database, Row
+from orchestrator_server.store.files import Files
+from orchestrator_server.store.jobs import Jobs
+from orchestrator_server.store.records import Records
+from orchestrator_server.tasks.cleaner import Cleaner
+from orchestrator_server.tasks.getter import Getter
+from orchestrator_server.tasks.sender import Sender
+from orchestrator_server.terminating import Terminator
+from orchestrator_server.watchers import Watchers
+from orchestrator_shared import __version__
+from orchestrator_shared.answers import errors_become_answers
+from orchestrator_shared.status import ACTIVE, Status
+
+log = logging.getLogger(__name__)
+
+
+class Signals:
+    """Who is told of what: clients and commits on one side, those who act on the other."""
+
+    def __init__(self, pool: Pool, watchers: Watchers) -> None:
+        self.getter: Getter | None = None
+        self.sender: Sender | None = None
+        self._pool = pool
+        self._watchers = watchers
+
+    def on_state(self, client: Endpoint, payload: Payload, result: bytes) -> None:
+        """A client tells of a payload."""
+        if self.getter is not None:
+            self.getter.on_state(client, payload, result)
+
+    def on_listed(self, client: Endpoint) -> None:
+        """A client is there."""
+        if self.getter is not None:
+            self.getter.on_listed(client)
+        self.on_room(client)
+
+    def on_room(self, client: Endpoint) -> None:
+        """A client may take more."""
+        for service, configured in self._pool.services.items():
+            if client.address in configured.clients and self.sender is not None:
+                self.sender.wake(service)
+
+    def on_commit(self, changes: Sequence[Row]) -> None:
+        """Jobs have changed: say so in the log, wake those who wait and who act on it."""
+        for change in changes:
+            log.info(
+                "job %d user %d %s %s → %s attempt %d%s%s",
+                change["job"],
+                change["user_id"],
+                change["service"],
+                change["old"] or "-",
+                change["new"],
+                change["attempt"],
+                f" client {change['client']}" if change["client"] else "",
+                f" reason: {change['reason']}" if change["reason"] else "",
+            )
+            self._wake_sender(change)
+        self._watchers.publish(changes)
+
+    def _wake_sender(self, change: Row) -> None:
+        service = change["service"]
+        if self.sender is None or service not in self._pool.services:
+            return
+        if change["new"] == Status.QUEUED:
+            self.sender.wake(service)
+        elif change["old"] in ACTIVE and change["new"] not in ACTIVE:
+            for name in self._pool.sharing(service):
+                self.sender.wake(name)
+
+
+def create_app(config: Config) -> web.Application:
+    """The server, ready to be served.
+
+    Raises:
+        StartError: a path is in use or cannot be written, or the database cannot be used.
+    """
+    identity = take_identity(config)
+    watchers = Watchers()
+    pool = Pool(config.services, identity.id, config.client_lost_after)
+    signals = Signals(pool, watchers)
+    pool.listener = signals
+    database = Database(config.db_path, signals.on_commit)
+    files = Files(config.data_path)
+    store, records = Jobs(database), Records(database)
+    terminator = Terminator(store, records, pool, watchers)
+    sender = Sender(database, store, records, files, pool, config.sender_interval)
+    getter = Getter(
+        store,
+        records,
+        files,
+        pool,
+        terminator,
+        {name: service.max_attempts for name, service in config.services.items()},
+        config.min_free_disk,
+        config.client_lost_after,
+        config.getter_interval,
+    )
+    cleaner = Cleaner(
+        store,
+        records,
+        files,
+        {name: service.max_age for name, service in config.services.items()},
+        config.max_age,
+        config.cleaner_interval,
+    )
+    signals.sender, signals.getter = sender, getter
+    tasks = (sender.task, getter.task, cleaner.task)
+
+    app = web.Application(middlewares=[errors_become_answers])
+    app[keys.CONFIG] = config
+    app[keys.FILES] = files
+    app[keys.JOBS] = store
+    app[keys.RECORDS] = records
+    app[keys.POOL] = pool
+    app[keys.WATCHERS] = watchers
+    app[keys.TERMINATOR] = terminator
+    app[keys.CLEANER] = cleaner
+    app[keys.HEALTH] = Health(config, database, pool, tasks)
+    _add_routes(app)
+
+    async def start(app: web.Application) -> None:
+        await database.open()
+        await pool.start()
+        for task in tasks:
+            await task.start()
+        _announce(config)
+
+    async def shut_down(_app: web.Application) -> None:
+        watchers.close()
+
+    async def stop(app: web.Application) -> None:
+        await sender.stop()
+        await getter.stop()
+        await cleaner.task.stop()
+        await pool.stop()
+        await database.close()
+        identity.release()
+
+    app.on_startup.append(start)
+    app.on_shutdown.append(shut_down)
+    app.on_cleanup.append(stop)
+    return app
+
+
+def _add_routes(app: web.Application) -> None:
+    app.router.add_get("/", health.ping)
+    app.router.add_get("/live", health.live)
+    app.router.add_get("/health", health.health)
+    app.router.add_post("/upload", upload.upload)
+    app.router.add_get(r"/download/{id:\d+}", download.download)
+    app.router.add_get(r"/download_partial/{id:\d+}", download.download_partial)
+    app.router.add_post(r"/terminate/{id:\d+}", terminate.terminate)
+    app.router.add_get("/jobs", jobs.jobs)
+    app.router.add_get(r"/jobs/{id:\d+}", jobs.job)
+    app.router.add_delete(r"/jobs/{id:\d+}", terminate.delete)
+    app.router.add_get("/events", jobs.events)
+    app.router.add_get("/swagger", health.to_swagger)
+    app.router.add_get("/swagger-ui", health.to_swagger)
+    with warnings.catch_warnings():
+        # It keeps what it knows under plain names.
+        warnings.simplefilter("ignore", NotAppKeyWarning)
+        setup_aiohttp_apispec(
+            app,
+            title="job-orchestrator",
+            version=__version__,
+            swagger_path="/swagger-ui/",
+            in_place=True,
+        )
+
+
+def _announce(config: Config) -> None:
+    for variable in config.ignored:
+        log.warning("%s is no setting of a service: it is passed over", variable)
+    if not config.services:
+        log.warning("no service is set up: every upload is refused (SERVICE_<NAME>_URL)")
+    for service in config.services.values():
+        log.info(
+            "service %s: clients %s, at most %s jobs at once, %d per user, %d attempts",
+            service.name,
+            ", ".join(client.base for client in service.clients),
+            service.max_runs or "as many as its clients have slots",
+            service.runs_per_user,
+            service.max_attempts,
+        )

@@ -1,0 +1,139 @@
+"""All clients: which of them are there, what they offer, and where a job's client answers."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+
+import aiohttp
+from aiohttp import web
+
+from orchestrator_server.clients.endpoint import Endpoint, Listener
+from orchestrator_server.clients.requests import new_session
+from orchestrator_server.config import Service
+from orchestrator_server.queue.dispatch import Limits, Offer
+from orchestrator_server.queue.waiting import Clients
+from orchestrator_server.store.job import Job
+
+#: How many jobs of a service run at once where its clients do not tell their slots.
+DEFAULT_MAX_RUNS = 10
+
+
+class Pool:
+    """The clients of all services; one that several services name stands here once."""
+
+    def __init__(
+        self,
+        services: Mapping[str, Service],
+        server: str,
+        lost_after: float,
+    ) -> None:
+        self.services = services
+        self.listener: Listener | None = None
+        self._server = server
+        self._lost_after = lost_after
+        self._endpoints: dict[str, Endpoint] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self, _app: web.Application | None = None) -> None:
+        """Begin to follow every client: an on_startup hook. `listener` has been set before."""
+        assert self.listener is not None  # noqa: S101
+        self._session = new_session()
+        for service in self.services.values():
+            for address in service.clients:
+                if address.base not in self._endpoints:
+                    endpoint = Endpoint(
+                        address, self._session, self._server, self._lost_after, self.listener
+                    )
+                    self._endpoints[address.base] = endpoint
+                    self._tasks.append(asyncio.create_task(endpoint.follow(), name=address.base))
+
+    async def stop(self, _app: web.Application | None = None) -> None:
+        """Let go of every client: an on_cleanup hook."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self._tasks.clear()
+        if self._session is not None:
+            await self._session.close()
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """All of them, in the order of the settings."""
+        return list(self._endpoints.values())
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with following them; None if nothing is."""
+        died = [task.get_name() for task in self._tasks if task.done()]
+        return f"the stream of {', '.join(died)} died" if died else None
+
+    def at(self, instance: str | None) -> Endpoint | None:
+        """The client that has this id, wherever it answers now; None while it does not."""
+        return next(
+            (e for e in self._endpoints.values() if e.listed and e.instance == instance), None
+        )
+
+    def has_copy(self, job: Job) -> bool:
+        """Whether a client may still hold files of an ended job."""
+        if job.instance is None:
+            return False
+        known = self._known(job.instance)
+        return known is None or (job.id, job.attempt) in known.told
+
+    def last_seen(self, instance: str) -> float | None:
+        """When this client was last heard of (monotonic seconds); None: not since the start."""
+        known = self._known(instance)
+        return known.last_seen if known else None
+
+    def name(self, instance: str) -> str:
+        """How this client is called in records and logs."""
+        known = self._known(instance)
+        return known.name if known else instance
+
+    def _known(self, instance: str) -> Endpoint | None:
+        return next((e for e in self._endpoints.values() if e.instance == instance), None)
+
+    def sharing(self, service: str) -> set[str]:
+        """The services that have a client in common with this one, itself among them."""
+        own = {address.base for address in self.services[service].clients}
+        return {
+            name
+            for name, other in self.services.items()
+            if own & {address.base for address in other.clients}
+        }
+
+    def _of(self, service: str) -> list[Endpoint]:
+        """The clients of a service that are there; one at two addresses is used once."""
+        addresses = self.services[service].clients if service in self.services else ()
+        there = {
+            endpoint.instance: endpoint
+            for address in reversed(addresses)
+            if (endpoint := self._endpoints[address.base]).listed and endpoint.out is None
+        }
+        return list(there.values())
+
+    def view(self, service: str) -> Clients:
+        """What the Sender decides by."""
+        there = self._of(service)
+        away = [endpoint for endpoint in there if endpoint.backing_off]
+        return Clients(
+            offers=[
+                Offer(e.instance or "", e.name, e.slots, e.others, e.load)
+                for e in there
+                if not e.backing_off
+            ],
+            reachable=frozenset(e.instance or "" for e in there),
+            backing_off=len(away),
+            disk_full=sum(endpoint.disk_full for endpoint in away),
+        )
+
+    def limits(self, service: str) -> Limits:
+        """The quotas of a service, as they are with the clients that are there."""
+        configured = self.services.get(service)
+        if configured is None:
+            return Limits(0, 0)
+        slots = sum(endpoint.slots for endpoint in self._of(service))
+        return Limits(configured.runs_per_user, configured.max_runs or slots or DEFAULT_MAX_RUNS)

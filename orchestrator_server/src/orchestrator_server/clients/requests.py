@@ -1,0 +1,237 @@
+"""Every HTTP request to one client."""
+
+import asyncio
+import contextlib
+import hashlib
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+from aiohttp import ClientTimeout, hdrs
+
+from orchestrator_server.clients.outcomes import (
+    Damaged,
+    NotReceived,
+    OutcomeUnknown,
+    PayloadGone,
+    Refused,
+    RefusedForNow,
+    SubmitError,
+)
+from orchestrator_server.config import ClientAddress
+from orchestrator_server.store.job import Job, JobInput
+from orchestrator_shared.errors import ClientUnreachable
+from orchestrator_shared.multipart import body_length, stream_body
+from orchestrator_shared.protocol import (
+    H_ATTEMPT,
+    H_INSTANCE,
+    H_JOB,
+    H_PROTOCOL,
+    H_SERVER,
+    H_SERVICE,
+    PROTOCOL,
+    RESULT,
+    RETRIEVE_PARTIAL,
+    SILENCE_LIMIT,
+)
+
+Payload = dict[str, Any]
+
+#: How often a transfer is begun again without having got one byte further.
+FETCH_TRIES: Final = 3
+#: How much of a result is gathered (bytes) before it is written in one go.
+WRITE_SIZE: Final = 1024 * 1024
+#: For requests that are answered at once.
+_SHORT: Final = ClientTimeout(total=10)
+
+#: Of aiohttp, of the system, and of our own time limits: the other side did not answer.
+UNREACHABLE = (aiohttp.ClientError, OSError, TimeoutError)
+
+
+class Requests:
+    """The requests to a client, as one server makes them."""
+
+    def __init__(self, address: ClientAddress, session: aiohttp.ClientSession, server: str) -> None:
+        self._address = address
+        self._session = session
+        self._server = server
+
+    # --- 3 send
+
+    async def submit(self, job: Job, job_input: JobInput, folder: Path) -> None:
+        """Hand over a job, file by file.
+
+        Raises:
+            NotReceived, OutcomeUnknown, Refused, RefusedForNow: it was not taken, or nobody knows.
+        """
+        boundary = uuid.uuid4().hex
+        written = False
+
+        async def body() -> AsyncIterator[bytes]:
+            nonlocal written
+            paths = [(name, folder / name) for name, _ in job_input.sizes]
+            async for chunk in stream_body(boundary, paths):
+                yield chunk
+            written = True
+
+        headers = {
+            **self._headers(job.id, job.attempt),
+            H_SERVICE: job.service,
+            hdrs.CONTENT_TYPE: f"multipart/form-data; boundary={boundary}",
+            hdrs.CONTENT_LENGTH: str(body_length(boundary, job_input.sizes)),
+        }
+        try:
+            async with self._session.post(
+                self._address.submit, data=body(), headers=headers
+            ) as response:
+                if response.status != 200:
+                    raise await self._refusal(response)
+        except SubmitError:
+            raise
+        except UNREACHABLE as error:
+            problem = f"{self._address.base}: {error}"
+            if written and not isinstance(error, aiohttp.ClientConnectorError):
+                raise OutcomeUnknown(problem=problem) from error
+            raise NotReceived(problem=problem) from error
+
+    @staticmethod
+    async def _refusal(response: aiohttp.ClientResponse) -> SubmitError:
+        message = f"HTTP {response.status}"
+        with contextlib.suppress(ValueError, aiohttp.ClientError, KeyError, TypeError):
+            message = str((await response.json())["message"])
+        if response.status in (503, 507):
+            return RefusedForNow(message, disk=response.status == 507)
+        if response.status >= 500:
+            return OutcomeUnknown(problem=message)
+        return Refused(message=message)
+
+    # --- 4 run
+
+    async def kill(self, job: Job) -> None:
+        """Ask the client to end a payload; its end comes over the stream.
+
+        Raises:
+            ClientUnreachable: it did not answer, or does not know the payload.
+        """
+        url = f"{self._address.kill}/{job.payload}"
+        try:
+            async with self._session.post(
+                url, headers=self._headers(job.id, job.attempt), timeout=_SHORT
+            ) as response:
+                # 409: it had ended before; that end is on its way here.
+                if response.status not in (200, 409):
+                    problem = f"/kill answers {response.status}"
+                    raise ClientUnreachable(client=self._address.base, problem=problem)
+        except UNREACHABLE as error:
+            raise ClientUnreachable(client=self._address.base, problem=str(error)) from error
+
+    async def has_lost(self, job: Job) -> bool:
+        """Whether the client itself, asked for just this payload, says that there is none.
+
+        Raises:
+            ClientUnreachable: it did not answer.
+        """
+        url = f"{self._address.retrieve}/{job.payload}"
+        try:
+            async with self._session.head(
+                url, headers=self._headers(job.id, job.attempt), timeout=_SHORT
+            ) as response:
+                itself = response.headers.get(H_INSTANCE) == job.instance
+                return response.status == 404 and itself and H_PROTOCOL in response.headers
+        except UNREACHABLE as error:
+            raise ClientUnreachable(client=self._address.base, problem=str(error)) from error
+
+    @contextlib.asynccontextmanager
+    async def partial(self, job: Job) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The working directory of a payload as it is now, as a stream of zip.
+
+        Raises:
+            ClientUnreachable: it did not answer, or has no such payload.
+        """
+        url = f"{self._address.base}{RETRIEVE_PARTIAL}/{job.payload}"
+        try:
+            async with self._session.get(
+                url, headers=self._headers(job.id, job.attempt)
+            ) as response:
+                if response.status != 200:
+                    problem = f"/retrieve_partial answers {response.status}"
+                    raise ClientUnreachable(client=self._address.base, problem=problem)
+                yield response
+        except UNREACHABLE as error:
+            raise ClientUnreachable(client=self._address.base, problem=str(error)) from error
+
+    # --- 5 get
+
+    async def fetch(self, payload: Payload, target: Path) -> None:
+        """Write the result of a payload to a file; a transfer that breaks is gone on with.
+
+        Raises:
+            ClientUnreachable: it broke again and again.
+            PayloadGone: the client does not have it any more.
+            Damaged: the bytes are not those that the client packed.
+        """
+        size: int = payload["result"]["size"]
+        digest = hashlib.sha256()
+        tries = 0
+        with await asyncio.to_thread(open, target, "wb") as file:
+
+            def keep(chunks: list[bytes]) -> None:
+                for chunk in chunks:
+                    file.write(chunk)
+                    digest.update(chunk)
+
+            while file.tell() < size:
+                before = file.tell()
+                try:
+                    async for chunks in self._read_result(payload, before):
+                        await asyncio.to_thread(keep, chunks)
+                except UNREACHABLE as error:
+                    tries = tries + 1 if file.tell() == before else 0
+                    if tries == FETCH_TRIES:
+                        raise ClientUnreachable(
+                            client=self._address.base, problem=str(error)
+                        ) from error
+            length = file.tell()
+        if length != size or digest.hexdigest() != payload["result"]["sha256"]:
+            raise Damaged(payload=payload["id"])
+
+    async def _read_result(self, payload: Payload, start: int) -> AsyncIterator[list[bytes]]:
+        headers = self._headers(payload["job"], payload["attempt"])
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        url = f"{self._address.base}{RESULT}/{payload['id']}"
+        async with self._session.get(url, headers=headers) as response:
+            if response.status == 404:
+                raise PayloadGone(payload=payload["id"])
+            if response.status != (206 if start else 200):
+                problem = f"{RESULT} answers {response.status}"
+                raise ClientUnreachable(client=self._address.base, problem=problem)
+            chunks: list[bytes] = []
+            length = 0
+            async for chunk in response.content.iter_any():
+                chunks.append(chunk)
+                length += len(chunk)
+                if length >= WRITE_SIZE:
+                    yield chunks
+                    chunks, length = [], 0
+            if chunks:
+                yield chunks
+
+    def _headers(self, job: int, attempt: int) -> dict[str, str]:
+        return {
+            H_PROTOCOL: str(PROTOCOL),
+            H_SERVER: self._server,
+            H_JOB: str(job),
+            H_ATTEMPT: str(attempt),
+        }
+
+
+def new_session() -> aiohttp.ClientSession:
+    """The one connection pool of the server: no limit of number, and of time only on silence."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=ClientTimeout(total=None, sock_connect=5, sock_read=SILENCE_LIMIT),
+        auto_decompress=False,
+    )

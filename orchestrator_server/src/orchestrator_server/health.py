@@ -1,0 +1,69 @@
+"""What is wrong with the server, if anything."""
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final
+
+from orchestrator_server.clients.pool import Pool
+from orchestrator_server.config import Config
+from orchestrator_server.store.database import Database
+from orchestrator_server.store.queries import sql
+from orchestrator_shared import __version__
+from orchestrator_shared.errors import Transient
+from orchestrator_shared.folders import check_free_disk
+from orchestrator_shared.tasks import BackgroundTask
+
+#: How long the database may take for a look-up (seconds).
+DATABASE_PATIENCE: Final = 5.0
+
+
+class Health:
+    """Asks every part of the server how it fares."""
+
+    def __init__(
+        self, config: Config, database: Database, pool: Pool, tasks: Sequence[BackgroundTask]
+    ) -> None:
+        self._config = config
+        self._database = database
+        self._pool = pool
+        self._tasks = tasks
+
+    async def problems(self) -> list[str]:
+        """What is wrong, in a sentence each; empty where all is well."""
+        found = [self._database.problem, self._pool.problem]
+        found += [task.problem for task in self._tasks]
+        found += [await self._database_problem(), self._disk_problem()]
+        return [problem for problem in found if problem]
+
+    async def report(self) -> dict[str, Any]:
+        """What GET /health answers."""
+        problems = await self.problems()
+        there = [endpoint for endpoint in self._pool.endpoints if endpoint.listed]
+        return {
+            "status": "unhealthy" if problems else "healthy",
+            "version": __version__,
+            "problems": problems,
+            "clients_up": len(there),
+            "clients": len(self._pool.endpoints),
+            "tasks": {
+                task.name: {"errors": task.errors, "last_error": task.last_error}
+                for task in self._tasks
+            },
+        }
+
+    async def _database_problem(self) -> str | None:
+        try:
+            async with asyncio.timeout(DATABASE_PATIENCE):
+                await self._database.read(lambda c: c.execute(sql("last_event")).fetchone())
+        except (sqlite3.Error, Transient, TimeoutError) as error:
+            return f"the database does not answer: {error or 'it takes too long'}"
+        return None
+
+    def _disk_problem(self) -> str | None:
+        try:
+            for folder in (self._config.data_path, self._config.db_path.parent):
+                check_free_disk(folder, self._config.min_free_disk)
+        except (Transient, OSError) as error:
+            return str(error)
+        return None

@@ -1,0 +1,1 @@
+"""2, queue: who may go now, and why the others wait."""

@@ -1,0 +1,1 @@
+"""2, queue: jobs and their files on disk, and every change of their states."""

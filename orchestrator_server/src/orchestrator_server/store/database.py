@@ -1,0 +1,250 @@
+"""The database: one writer that commits in groups, readers of their own, and its migrations."""
+
+import asyncio
+import logging
+import os
+import queue
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from orchestrator_server.store.queries import migrations, sql
+from orchestrator_shared.errors import NoSpace, StartError, Unavailable
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Step = Callable[[sqlite3.Connection], T]
+Row = sqlite3.Row
+
+#: How long a statement waits while somebody else locks the database (seconds).
+BUSY_TIMEOUT: Final = 15.0
+#: The most steps that one transaction commits together.
+GROUP_LIMIT: Final = 256
+READERS: Final = 2
+
+
+class StoreUnusable(StartError):
+    """The database {path} cannot be used: {problem}"""
+
+    exit_code = 3
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection as all of ours are: transactions begun by hand, every commit durable."""
+    connection = sqlite3.connect(
+        path,
+        timeout=BUSY_TIMEOUT,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+    )
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the schema up to date, each migration in a transaction of its own.
+
+    Raises:
+        StoreUnusable: the database was written by a newer version.
+    """
+    known = migrations()
+    (present,) = connection.execute("PRAGMA user_version").fetchone()
+    if present > len(known):
+        raise StoreUnusable(
+            path=path,
+            problem=f"its schema has version {present}, this program knows up to {len(known)}; "
+            "install the version that wrote it, or a newer one.",
+        )
+    for version in range(present, len(known)):
+        connection.executescript(
+            f"BEGIN IMMEDIATE;\n{known[version]}\nPRAGMA user_version = {version + 1};\nCOMMIT;"
+        )
+
+
+def _translate(error: sqlite3.Error) -> Exception:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Unavailable(problem="somebody else locks the database")
+    if code == sqlite3.SQLITE_FULL:
+        return NoSpace(problem="the disk of the database is full")
+    return error
+
+
+def _is_fatal(error: Exception) -> bool:
+    fatal = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in fatal
+
+
+class Database:
+    """All access to the database of one server.
+
+    A *step* is a plain function of a connection. `write` hands it to the one thread that owns the
+    write connection: it commits what has gathered meanwhile in one transaction, each step in a
+    savepoint of its own, and answers each caller after the commit. `read` runs it in a thread
+    with a connection of its own, and sees everything that was committed before.
+    """
+
+    def __init__(self, path: Path, on_commit: Callable[[list[Row]], None]) -> None:
+        """`on_commit` gets what a transaction changed (rows of history), in the event loop."""
+        self._path = path
+        self._on_commit = on_commit
+        self._steps: queue.SimpleQueue[tuple[Step[Any], asyncio.Future[Any]] | None]
+        self._steps = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._local = threading.local()
+        self._readers: ThreadPoolExecutor | None = None
+        self._reading: list[sqlite3.Connection] = []
+        self._writing: sqlite3.Connection | None = None
+        self._last_seq = 0
+
+    async def open(self) -> None:
+        """Connect, migrate, and begin to take steps.
+
+        Raises:
+            StoreUnusable: it is damaged, of a newer version, or cannot be opened.
+        """
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._writing = connect(self._path)
+            migrate(self._writing, self._path)
+            self._last_seq = self._writing.execute(sql("last_event")).fetchone()["seq"]
+        except sqlite3.Error as error:
+            raise StoreUnusable(path=self._path, problem=f"{error}.") from error
+        self._readers = ThreadPoolExecutor(READERS, "reader", initializer=self._open_reader)
+        self._thread = threading.Thread(target=self._write_all, name="writer", daemon=True)
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Commit what has been handed over, and disconnect."""
+        if self._thread is not None and self._readers is not None:
+            self._steps.put(None)
+            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._readers.shutdown)
+            for connection in self._reading:
+                connection.close()
+            self._reading.clear()
+        if self._writing is not None:
+            self._writing.close()
+        self._thread = self._readers = self._writing = None
+
+    def write(self, step: Step[T]) -> asyncio.Future[T]:
+        """Run a step that changes something; done once it is durable.
+
+        Steps run in the order of these calls. What a step raises undoes that step alone, and is
+        raised here.
+        """
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._steps.put((step, future))
+        return future
+
+    async def read(self, step: Step[T]) -> T:
+        """Run a step that only reads; all its statements see the same state."""
+        return await self._loop.run_in_executor(self._readers, self._read, step)
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing can be written; None while it can."""
+        if self._thread is not None and not self._thread.is_alive():
+            return "the writer of the database died"
+        return None
+
+    def _open_reader(self) -> None:
+        self._local.connection = connect(self._path)
+        self._local.connection.execute("PRAGMA query_only = ON")
+        self._reading.append(self._local.connection)
+
+    def _read(self, step: Step[T]) -> T:
+        connection: sqlite3.Connection = self._local.connection
+        try:
+            connection.execute("BEGIN")
+            try:
+                return step(connection)
+            finally:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise _translate(error) from error
+
+    def _write_all(self) -> None:
+        """The life of the writer: gather, commit, answer."""
+        while (first := self._steps.get()) is not None:
+            group = [first]
+            stop = False
+            while len(group) < GROUP_LIMIT:
+                try:
+                    item = self._steps.get_nowait()
+                except queue.Empty:
+                    break
+                if item is None:
+                    stop = True
+                    break
+                group.append(item)
+            self._commit(group)
+            if stop:
+                return
+
+    def _commit(self, group: list[tuple[Step[Any], asyncio.Future[Any]]]) -> None:
+        connection = self._writing
+        assert connection is not None  # noqa: S101 - open() set it before the thread began
+        outcomes: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
+        changes: list[Row] = []
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for step, future in group:
+                outcomes.append((future, *self._take(connection, step)))
+            changes = connection.execute(sql("changes_since"), {"after": self._last_seq}).fetchall()
+            connection.execute("COMMIT")
+        except Exception as error:
+            if _is_fatal(error):
+                self._die(error)
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            failure = _translate(error) if isinstance(error, sqlite3.Error) else error
+            outcomes = [(future, None, failure) for _, future in group]
+            changes = []
+        if changes:
+            self._last_seq = changes[-1]["seq"]
+        self._loop.call_soon_threadsafe(self._answer, outcomes, changes)
+
+    def _take(self, connection: sqlite3.Connection, step: Step[T]) -> tuple[Any, Exception | None]:
+        """One step in its savepoint: its value, or what it raised."""
+        connection.execute("SAVEPOINT step")
+        try:
+            value = step(connection)
+        except Exception as error:
+            if _is_fatal(error) or not connection.in_transaction:
+                raise
+            connection.execute("ROLLBACK TO step")
+            connection.execute("RELEASE step")
+            return None, _translate(error) if isinstance(error, sqlite3.Error) else error
+        connection.execute("RELEASE step")
+        return value, None
+
+    def _answer(
+        self,
+        outcomes: list[tuple[asyncio.Future[Any], Any, Exception | None]],
+        changes: list[Row],
+    ) -> None:
+        for future, value, error in outcomes:
+            if future.done():  # its caller has gone
+                continue
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
+        if changes:
+            self._on_commit(changes)
+
+    def _die(self, error: Exception) -> None:
+        """What was answered is on disk; what was not can no longer be promised: start anew."""
+        sys.stderr.write(f"orch-server: {StoreUnusable(path=self._path, problem=str(error))}\n")
+        sys.stderr.flush()
+        os._exit(StoreUnusable.exit_code)

@@ -1,0 +1,112 @@
+"""The server's folders: uploads under way, the files of jobs, and their results."""
+
+import logging
+import secrets
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+from orchestrator_shared.errors import SettingError
+from orchestrator_shared.folders import fsync_file, fsync_folder, remove_tree
+from orchestrator_shared.uploads import Upload
+
+log = logging.getLogger(__name__)
+
+
+class Files:
+    """DATA_PATH: `jobs/<folder>/input/…`, `jobs/<folder>/result-<attempt>.zip`, `tmp/<start>/`.
+
+    All methods block; call them in a thread.
+    """
+
+    def __init__(self, data_path: Path) -> None:
+        """Make what is missing, and remove what an earlier start left under way.
+
+        Raises:
+            SettingError: DATA_PATH cannot be written.
+        """
+        self.data_path = data_path
+        self._jobs = data_path / "jobs"
+        self._orphans = data_path / "orphans"
+        self.tmp = data_path / "tmp" / secrets.token_hex(8)
+        try:
+            for folder in (self._jobs, self._orphans, self.tmp):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for old in self.tmp.parent.iterdir():
+                if old != self.tmp:
+                    remove_tree(old)
+            fsync_folder(data_path)
+        except OSError as error:
+            raise SettingError(
+                setting="DATA_PATH", problem=f"{data_path} cannot be written: {error.strerror}"
+            ) from error
+
+    @staticmethod
+    def new_folder() -> str:
+        """A name for the folder of a job, never used before."""
+        return secrets.token_hex(16)
+
+    def loc(self, folder: str) -> Path:
+        """Where the files of a job lie, where they are files of their own."""
+        return self._jobs / folder
+
+    def input_folder(self, folder: str) -> Path:
+        """Where its uploaded files lie."""
+        return self._jobs / folder / "input"
+
+    def result(self, folder: str, file: str) -> Path:
+        """A result of a job."""
+        return self._jobs / folder / file
+
+    def keep_input(self, upload: Upload, folder: str) -> None:
+        """Move the files of an upload to their place; once this returns they are durable."""
+        if upload.folder is None:
+            return
+        upload.make_durable()
+        place = self.loc(folder)
+        place.mkdir(mode=0o700)
+        upload.folder.rename(place / "input")
+        fsync_folder(place)
+        fsync_folder(self._jobs)
+
+    def keep_result(self, fetched: Path, folder: str, attempt: int) -> str:
+        """Move a fetched result to its place; gives its name back once it is durable."""
+        name = f"result-{attempt}.zip"
+        place = self.loc(folder)
+        fsync_file(fetched)
+        place.mkdir(mode=0o700, exist_ok=True)
+        fetched.replace(place / name)
+        fsync_folder(place)
+        fsync_folder(self._jobs)
+        return name
+
+    def remove_result(self, folder: str, file: str) -> None:
+        """Remove a result that no record names."""
+        self.result(folder, file).unlink(missing_ok=True)
+
+    def remove(self, folder: str) -> None:
+        """Remove everything that lies there for a job."""
+        remove_tree(self.loc(folder))
+
+    def folders(self, older_than: float) -> list[str]:
+        """The folders of jobs that were last touched more than so many seconds ago."""
+        limit = time.time() - older_than
+        return [
+            entry.name
+            for entry in self._jobs.iterdir()
+            if len(entry.name) == 32 and entry.stat().st_mtime < limit
+        ]
+
+    def set_aside(self, folders: Collection[str]) -> None:
+        """Move folders that no record owns to `orphans/`."""
+        for folder in folders:
+            log.warning("%s belongs to no job: moved to %s", folder, self._orphans)
+            (self._jobs / folder).replace(self._orphans / folder)
+            (self._orphans / folder).touch()
+
+    def remove_orphans(self, max_age: float) -> None:
+        """Remove what has been in `orphans/` for longer than so many seconds."""
+        limit = time.time() - max_age
+        for entry in self._orphans.iterdir():
+            if entry.stat().st_mtime < limit:
+                remove_tree(entry)

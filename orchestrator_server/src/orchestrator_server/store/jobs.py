@@ -1,0 +1,241 @@
+"""The changes of jobs: each one guarded update, or not at all."""
+
+import hashlib
+import json
+import sqlite3
+import time
+from asyncio import Future
+from collections.abc import Callable
+from typing import Any
+
+from orchestrator_server.store.database import Database
+from orchestrator_server.store.job import End, Job, Result
+from orchestrator_server.store.queries import sql
+from orchestrator_server.store.records import find, one
+from orchestrator_shared.errors import InvalidTransition, KeyConflict
+from orchestrator_shared.status import ACTIVE, Status
+from orchestrator_shared.uploads import Upload
+
+
+def _changed(connection: sqlite3.Connection, name: str, **values: Any) -> Job | None:
+    """Run an `UPDATE … RETURNING` of jobs; None if no job was in a state that allows it."""
+    row = one(connection, name, **values)
+    return Job.from_row(row) if row else None
+
+
+def input_digest(service: str, upload: Upload) -> str:
+    """What makes two uploads the same: their service, and names and contents of their files."""
+    files = sorted((file.name, file.size, file.sha256) for file in upload.files)
+    return hashlib.sha256(json.dumps([service, files]).encode()).hexdigest()
+
+
+class Jobs:
+    """All that is done with jobs, in the order of a job's way.
+
+    What a client's messages change gives back a future at once: the changes are made in the
+    order of these calls, whether anybody awaits them or not.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._clock = clock
+
+    # --- 1 upload
+
+    async def insert(
+        self,
+        upload: Upload,
+        *,
+        user_id: int,
+        service: str,
+        ref: str | None,
+        folder: str,
+        key: str | None,
+    ) -> tuple[Job, bool]:
+        """Take a job in; with a key that was used before, the first one, and False.
+
+        Raises:
+            KeyConflict: the key was used for other files or another service.
+        """
+        digest = input_digest(service, upload) if key is not None else None
+        manifest = json.dumps(upload.manifest(), separators=(",", ":"))
+        now = self._clock()
+
+        def step(connection: sqlite3.Connection) -> tuple[Job, bool]:
+            if key is not None:
+                row = one(connection, "job_by_key", user_id=user_id, idempotency_key=key)
+                if row is not None:
+                    if row["input_digest"] != digest:
+                        raise KeyConflict(job=row["id"]).about(row["id"], row["status"])
+                    return Job.from_row(row), False
+            job = _changed(
+                connection,
+                "insert_job",
+                user_id=user_id,
+                service=service,
+                ref=ref,
+                folder=folder,
+                now=now,
+                input_bytes=upload.total,
+                idempotency_key=key,
+                input_digest=digest,
+            )
+            assert job is not None  # noqa: S101 - an INSERT returns its row or raises
+            connection.execute(
+                sql("insert_input"), {"job": job.id, "manifest": manifest, "body": upload.body}
+            )
+            return job, True
+
+        return await self._database.write(step)
+
+    # --- 3 send
+
+    def requeue(
+        self, id: int, attempt: int, reason: str, *, lost: bool = False
+    ) -> Future[Job | None]:
+        """Back to Queued; to Killed where its end is wished; None if it has moved on."""
+        return self._change("requeue", id=id, attempt=attempt, reason=reason, lost=int(lost))
+
+    # --- 4 run
+
+    def observe(
+        self, id: int, attempt: int, instance: str, payload: int, status: Status
+    ) -> Future[Job | None]:
+        """A client says that it holds, or runs, this attempt; None if that is no news."""
+        return self._change(
+            "observe",
+            id=id,
+            attempt=attempt,
+            instance=instance,
+            payload=payload,
+            status=status.value,
+        )
+
+    async def lose_sight(self, instance: str, reason: str) -> int:
+        """What this client holds becomes Unknown; gives back how many jobs that are."""
+        now = self._clock()
+
+        def step(connection: sqlite3.Connection) -> int:
+            values = {"instance": instance, "reason": reason, "now": now}
+            return len(connection.execute(sql("lose_sight"), values).fetchall())
+
+        return await self._database.write(step)
+
+    def defer(
+        self, id: int, attempt: int, instance: str, payload: int, reason: str
+    ) -> Future[Job | None]:
+        """It has ended, but its result cannot be fetched just now: Unknown."""
+        return self._change(
+            "defer", id=id, attempt=attempt, instance=instance, payload=payload, reason=reason
+        )
+
+    # --- 5 get
+
+    def finish(
+        self,
+        id: int,
+        attempt: int,
+        end: End,
+        *,
+        payload: int | None = None,
+        result: Result | None = None,
+        lost: bool = False,
+    ) -> Future[Job | None]:
+        """The one end of a job, with its result in the same commit; None if it has ended."""
+        now = self._clock()
+
+        def step(connection: sqlite3.Connection) -> Job | None:
+            job = _changed(
+                connection,
+                "finish",
+                id=id,
+                attempt=attempt,
+                payload=payload,
+                now=now,
+                lost=int(lost),
+                status=end.status.value,
+                exit_code=end.exit_code,
+                fault=end.fault,
+                reason=end.reason,
+                stderr_tail=end.stderr_tail,
+                wall_s=end.wall_s,
+                cpu_s=end.cpu_s,
+                max_rss=end.max_rss,
+            )
+            if job is not None and result is not None:
+                values = {
+                    "job": id,
+                    "size": result.size,
+                    "sha256": result.sha256,
+                    "file": result.file,
+                    "body": result.body,
+                }
+                connection.execute(sql("insert_result"), values)
+            return job
+
+        return self._database.write(step)
+
+    # --- terminate and delete
+
+    async def request_kill(self, id: int, user_id: int | None, reason: str) -> Job:
+        """Keep the wish that a job ends; a Queued one ends at once.
+
+        Raises:
+            NotFound: there is none, or it is another user's.
+            InvalidTransition: it has ended already.
+        """
+        now = self._clock()
+
+        def step(connection: sqlite3.Connection) -> Job:
+            job = find(connection, id, user_id)
+            if job.status is Status.QUEUED:
+                changed = _changed(connection, "kill_queued", id=id, now=now, reason=reason)
+            elif job.status in ACTIVE:
+                changed = _changed(connection, "request_kill", id=id)
+            else:
+                changed = None
+            if changed is None:
+                raise InvalidTransition(
+                    subject=f"job {id}", old=job.status, new=Status.KILLED
+                ).about(id, job.status)
+            return changed
+
+        return await self._database.write(step)
+
+    async def request_delete(self, id: int, user_id: int | None) -> Job:
+        """Keep the wish that the files of a job are removed as soon as it has ended.
+
+        Raises:
+            NotFound: there is none, or it is another user's.
+        """
+
+        def step(connection: sqlite3.Connection) -> Job:
+            find(connection, id, user_id)
+            job = _changed(connection, "request_delete", id=id)
+            assert job is not None  # noqa: S101 - it was found in the same transaction
+            return job
+
+        return await self._database.write(step)
+
+    # --- 7 clean
+
+    async def clean(self, id: int, reason: str) -> Job | None:
+        """Cleaned: the record stays, its inputs and result go; None if that is not its turn."""
+        now = self._clock()
+
+        def step(connection: sqlite3.Connection) -> Job | None:
+            job = _changed(connection, "clean", id=id, now=now, reason=reason)
+            if job is not None:
+                connection.execute(sql("delete_input"), {"job": id})
+                connection.execute(sql("delete_result"), {"job": id})
+            return job
+
+        return await self._database.write(step)
+
+    # ---
+
+    def _change(self, name: str, **values: Any) -> Future[Job | None]:
+        now = self._clock()
+        return self._database.write(
+            lambda connection: _changed(connection, name, now=now, **values)
+        )

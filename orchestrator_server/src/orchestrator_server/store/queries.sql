@@ -1,0 +1,221 @@
+-- Every statement of the store, in named blocks, in the order of a job's way.
+-- A block that reads jobs by a scan must say what bounds it ("bounded:").
+
+-- name: meta
+SELECT value FROM meta WHERE key = :key;
+
+-- name: set_meta
+INSERT INTO meta (key, value) VALUES (:key, :value)
+    ON CONFLICT (key) DO UPDATE SET value = excluded.value;
+
+-- name: tables
+SELECT name FROM sqlite_master WHERE type = 'table';
+
+-- name: ever_had_jobs
+SELECT count(*) AS jobs FROM sqlite_sequence;
+
+-- === 1 upload
+
+-- name: insert_job
+INSERT INTO jobs (user_id, service, ref, status, folder, created_at, changed_at, input_bytes,
+                  idempotency_key, input_digest)
+    VALUES (:user_id, :service, :ref, 'Queued', :folder, :now, :now, :input_bytes,
+            :idempotency_key, :input_digest)
+    RETURNING *;
+
+-- name: insert_input
+INSERT INTO inputs (job, manifest, body) VALUES (:job, :manifest, :body);
+
+-- name: job_by_key
+SELECT * FROM jobs WHERE user_id = :user_id AND idempotency_key = :idempotency_key;
+
+-- === 2 queue
+
+-- name: services_queued
+-- Which services have Queued jobs.
+SELECT DISTINCT service FROM queues WHERE queued > 0;
+
+-- name: client_loads
+-- Active jobs of every client, over all services.
+SELECT instance, sum(active) AS active FROM loads WHERE active > 0 GROUP BY instance;
+
+-- name: service_loads
+SELECT instance, active FROM loads WHERE service = :service AND active > 0;
+
+-- name: next_user
+-- The user with the fewest active jobs; among equals the one served longest ago.
+SELECT user_id, active FROM queues
+    WHERE service = :service AND queued > 0 AND active < :runs_per_user
+    ORDER BY active, served LIMIT 1;
+
+-- name: next_job
+SELECT id FROM jobs WHERE service = :service AND user_id = :user_id AND status = 'Queued'
+    ORDER BY id LIMIT 1;
+
+-- name: user_queue
+SELECT queued, active FROM queues WHERE service = :service AND user_id = :user_id;
+
+-- name: users_queued
+SELECT count(*) AS users FROM queues WHERE service = :service AND queued > 0;
+
+-- name: jobs_ahead
+SELECT count(*) AS ahead FROM jobs
+    WHERE service = :service AND user_id = :user_id AND status = 'Queued' AND id < :id;
+
+-- === 3 send
+
+-- name: process
+UPDATE jobs SET status = 'Processing', version = version + 1, attempt = attempt + 1,
+        instance = :instance, client = :client, payload = NULL, started_at = NULL,
+        reason = NULL, fault = NULL, changed_at = :now
+    WHERE id = :id AND kill_requested = 0
+      AND status IN (SELECT old FROM transitions WHERE new = 'Processing')
+    RETURNING *;
+
+-- name: input
+SELECT manifest, body FROM inputs WHERE job = :job;
+
+-- name: requeue
+-- Back to Queued, or, where somebody asked for its end, to that end.
+UPDATE jobs SET status = CASE kill_requested WHEN 1 THEN 'Killed' ELSE 'Queued' END,
+        ended_as = CASE kill_requested WHEN 1 THEN 'Killed' END,
+        ended_at = CASE kill_requested WHEN 1 THEN :now END,
+        fault = CASE kill_requested WHEN 1 THEN 'operator' END,
+        version = version + 1, lost = lost + :lost, instance = NULL, client = NULL,
+        payload = NULL, started_at = NULL, reason = :reason, changed_at = :now
+    WHERE id = :id AND attempt = :attempt
+      AND status IN (SELECT old FROM transitions WHERE new = 'Queued')
+    RETURNING *;
+
+-- name: processing_at
+-- Jobs whose submit to this client has no outcome yet.
+SELECT * FROM jobs WHERE instance = :instance AND status = 'Processing';
+
+-- === 4 run
+
+-- name: observe
+UPDATE jobs SET status = :status, version = version + 1, payload = :payload,
+        started_at = CASE :status WHEN 'Running' THEN coalesce(started_at, :now) END,
+        reason = NULL, changed_at = :now
+    WHERE id = :id AND attempt = :attempt AND instance = :instance
+      AND status IN (SELECT old FROM transitions WHERE new = :status)
+    RETURNING *;
+
+-- name: lose_sight
+-- The clients jobs that it surely holds can no longer be followed.
+UPDATE jobs SET status = 'Unknown', version = version + 1, reason = :reason, changed_at = :now
+    WHERE instance = :instance AND status IN ('Submitted', 'Running')
+    RETURNING id;
+
+-- name: defer
+-- The result is there but cannot be fetched yet.
+UPDATE jobs SET status = 'Unknown', version = version + 1, payload = :payload,
+        reason = :reason, changed_at = :now
+    WHERE id = :id AND attempt = :attempt AND instance = :instance
+      AND status IN (SELECT old FROM transitions WHERE new = 'Unknown')
+    RETURNING *;
+
+-- name: held_by
+-- Jobs that this client holds, as far as the server knows.
+SELECT * FROM jobs WHERE instance = :instance
+    AND status IN ('Submitted', 'Running', 'Unknown');
+
+-- name: bound_instances
+SELECT DISTINCT instance FROM loads WHERE active > 0;
+
+-- === 5 get
+
+-- name: finish
+UPDATE jobs SET status = :status, ended_as = :status, version = version + 1,
+        payload = coalesce(:payload, payload),
+        started_at = coalesce(started_at, :now - :wall_s), ended_at = :now,
+        exit_code = :exit_code, fault = :fault, reason = :reason, stderr_tail = :stderr_tail,
+        wall_s = :wall_s, cpu_s = :cpu_s, max_rss = :max_rss, lost = lost + :lost,
+        changed_at = :now
+    WHERE id = :id AND attempt = :attempt
+      AND status IN (SELECT old FROM transitions WHERE new = :status)
+    RETURNING *;
+
+-- name: insert_result
+INSERT INTO results (job, size, sha256, file, body) VALUES (:job, :size, :sha256, :file, :body);
+
+-- === 6 download
+
+-- name: job
+SELECT jobs.*, results.size AS result_bytes FROM jobs
+    LEFT JOIN results ON results.job = jobs.id WHERE id = :id;
+
+-- name: result
+SELECT size, sha256, file, body FROM results WHERE job = :job;
+
+-- name: job_history
+SELECT seq, at, new AS status, attempt, client, reason FROM history
+    WHERE job = :job ORDER BY seq;
+
+-- name: list_jobs
+-- The optional filters are put in the place of the last condition, from LIST_FILTERS.
+-- bounded: newest first, `limit` rows of what the filters leave.
+SELECT jobs.*, results.size AS result_bytes FROM jobs
+    LEFT JOIN results ON results.job = jobs.id
+    WHERE id < :after AND true ORDER BY id DESC LIMIT :limit;
+
+-- name: events
+-- One stretch of history; the filters are looked at row by row, so that no index slows writing.
+SELECT history.*, jobs.ref FROM history JOIN jobs ON jobs.id = history.job
+    WHERE seq > :after AND seq <= :until
+      AND (:user_id IS NULL OR history.user_id = :user_id)
+      AND (:service IS NULL OR history.service = :service)
+    ORDER BY seq LIMIT :limit;
+
+-- name: last_event
+SELECT coalesce(max(seq), 0) AS seq FROM history;
+
+-- name: changes_since
+-- What the transaction under way has changed, for the log and for those who wait.
+SELECT history.*, jobs.version FROM history JOIN jobs ON jobs.id = history.job
+    WHERE seq > :after ORDER BY seq;
+
+-- === terminate and delete
+
+-- name: request_kill
+UPDATE jobs SET kill_requested = 1 WHERE id = :id
+    AND status IN ('Processing', 'Submitted', 'Running', 'Unknown')
+    RETURNING *;
+
+-- name: kill_queued
+UPDATE jobs SET status = 'Killed', ended_as = 'Killed', version = version + 1,
+        kill_requested = 1, ended_at = :now, fault = 'operator', reason = :reason,
+        changed_at = :now
+    WHERE id = :id AND status = 'Queued'
+    RETURNING *;
+
+-- name: request_delete
+UPDATE jobs SET delete_requested = 1 WHERE id = :id RETURNING *;
+
+-- === 7 clean
+
+-- name: expired
+SELECT id FROM jobs WHERE service = :service AND ended_at < :before
+    AND status IN ('Completed', 'Failed', 'Invalid', 'Killed') ORDER BY ended_at LIMIT :limit;
+
+-- name: known_services
+-- Of every service that ever had a job; the table has one row per service and user.
+SELECT DISTINCT service FROM queues;
+
+-- name: to_delete
+SELECT id FROM jobs WHERE delete_requested = 1
+    AND status IN ('Completed', 'Failed', 'Invalid', 'Killed') LIMIT :limit;
+
+-- name: clean
+UPDATE jobs SET status = 'Cleaned', version = version + 1, changed_at = :now, reason = :reason
+    WHERE id = :id AND status IN (SELECT old FROM transitions WHERE new = 'Cleaned')
+    RETURNING *;
+
+-- name: delete_input
+DELETE FROM inputs WHERE job = :job;
+
+-- name: delete_result
+DELETE FROM results WHERE job = :job;
+
+-- name: job_by_folder
+SELECT id, status FROM jobs WHERE folder = :folder;

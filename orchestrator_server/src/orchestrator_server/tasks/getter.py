@@ -1,0 +1,297 @@
+"""5, get: follows what clients say of their payloads, and fetches and stores results."""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from orchestrator_server.clients.endpoint import Endpoint
+from orchestrator_server.clients.outcomes import Damaged, PayloadGone
+from orchestrator_server.clients.pool import Pool
+from orchestrator_server.clients.requests import Payload
+from orchestrator_server.store.files import Files
+from orchestrator_server.store.job import End, Job, Result
+from orchestrator_server.store.jobs import Jobs
+from orchestrator_server.store.records import Records
+from orchestrator_server.terminating import Terminator
+from orchestrator_shared.errors import ClientUnreachable, NotFound, OrchestratorError, Transient
+from orchestrator_shared.folders import check_free_disk
+from orchestrator_shared.status import ACTIVE, PAYLOAD_ENDED, PayloadStatus, Status
+from orchestrator_shared.tasks import BackgroundTask
+
+log = logging.getLogger(__name__)
+
+Key = tuple[int, int]
+
+#: How many large results are fetched from one client at a time.
+FETCHES: Final = 4
+#: How long to wait (seconds) before a result that could not be fetched is tried again.
+AGAIN_FIRST: Final = 1.0
+AGAIN_MOST: Final = 30.0
+
+#: What a payload that is not over yet says of its job.
+_LIVE = {PayloadStatus.PREPARED: Status.SUBMITTED, PayloadStatus.RUNNING: Status.RUNNING}
+
+
+@dataclass
+class _Deferred:
+    """A result that could not be fetched: when it is tried again (monotonic seconds)."""
+
+    client: Endpoint
+    payload: Payload
+    wait: float
+    due: float
+
+
+class Getter:
+    """Reacts to each message of a client at once; its loop does what no message will bring."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        records: Records,
+        files: Files,
+        pool: Pool,
+        terminator: Terminator,
+        max_attempts: dict[str, int],
+        min_free_disk: int,
+        lost_after: float,
+        interval: float,
+    ) -> None:
+        self.task = BackgroundTask("getter", self.run_once, interval)
+        self._jobs = jobs
+        self._records = records
+        self._files = files
+        self._pool = pool
+        self._terminator = terminator
+        self._max_attempts = max_attempts
+        self._min_free_disk = min_free_disk
+        self._lost_after = lost_after
+        self._getting: set[Key] = set()
+        self._deferred: dict[Key, _Deferred] = {}
+        self._absent: dict[str, float] = {}
+        self._lost: set[str] = set()
+        self._fetches: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(FETCHES)
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run_once(self) -> int:
+        """Notice clients that have gone silent, and try deferred results again."""
+        await self._look_for_lost_clients()
+        now = time.monotonic()
+        due = [key for key, deferred in self._deferred.items() if deferred.due <= now]
+        for key in due:
+            deferred = self._deferred[key]
+            self._get(deferred.client, deferred.payload, b"")
+        return 0
+
+    async def stop(self) -> None:
+        """Give up the transfers under way: after the restart they are begun again."""
+        await self.task.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- what clients say
+
+    def on_state(self, client: Endpoint, payload: Payload, result: bytes) -> None:
+        """A payload is now so."""
+        if payload["status"] in PAYLOAD_ENDED:
+            self._get(client, payload, result)
+        elif payload["status"] is PayloadStatus.CLEANED:
+            # It was acknowledged before this server forgot that: nothing of it is left.
+            self._get(client, {**payload, "lost": True}, b"")
+        elif payload["status"] in _LIVE and client.instance is not None:
+            observed = self._jobs.observe(
+                payload["job"],
+                payload["attempt"],
+                client.instance,
+                payload["id"],
+                _LIVE[payload["status"]],
+            )
+            self._spawn(self._observed(client, payload, observed))
+
+    def on_listed(self, client: Endpoint) -> None:
+        """It has told of every payload: what is missing may be lost."""
+        if client.instance is not None:
+            self._absent.pop(client.instance, None)
+            if client.instance in self._lost:
+                self._lost.discard(client.instance)
+                log.info("client %s is back", client.name)
+            self._spawn(self._look_for_lost_payloads(client, client.instance))
+
+    async def _observed(
+        self, client: Endpoint, payload: Payload, observed: "asyncio.Future[Job | None]"
+    ) -> None:
+        job = await observed
+        if job is None:
+            job = await self._settle(client, payload)
+        if job is not None and job.kill_requested:
+            await self._terminator.kill(job)
+
+    async def _settle(self, client: Endpoint, payload: Payload) -> Job | None:
+        """Have the client drop a payload that nobody waits for any more; else give the job back.
+
+        A payload of a job that this server does not know is left alone.
+        """
+        try:
+            job = await self._records.get(payload["job"])
+        except NotFound:
+            log.warning("client %s has a payload of job %d, which is unknown here",
+                        client.name, payload["job"])  # fmt: skip
+            return None
+        if job.status in ACTIVE and job.attempt == payload["attempt"]:
+            return job
+        if job.attempt >= payload["attempt"]:
+            await client.acknowledge(payload["job"], payload["attempt"])
+        return None
+
+    # --- the result
+
+    def _get(self, client: Endpoint, payload: Payload, result: bytes) -> None:
+        key = (payload["job"], payload["attempt"])
+        if key not in self._getting:
+            self._getting.add(key)
+            self._spawn(self._take(key, client, payload, result))
+
+    async def _take(self, key: Key, client: Endpoint, payload: Payload, result: bytes) -> None:
+        try:
+            await self._take_end(client, payload, result)
+            self._deferred.pop(key, None)
+        except (ClientUnreachable, Damaged, Transient, OSError) as error:
+            await self._defer(key, client, payload, str(error))
+        finally:
+            self._getting.discard(key)
+
+    async def _take_end(self, client: Endpoint, payload: Payload, result: bytes) -> None:
+        """Store the end of an attempt with its result, then have the client drop it."""
+        job_id, attempt = payload["job"], payload["attempt"]
+        packed = payload["result"]
+        if payload["lost"]:
+            await self._lose(await self._settle(client, payload), payload["reason"])
+        elif packed is None:
+            await self._jobs.finish(job_id, attempt, _end(payload), payload=payload["id"])
+        elif result:
+            if hashlib.sha256(result).hexdigest() != packed["sha256"]:
+                raise Damaged(payload=payload["id"])
+            kept = Result(packed["size"], packed["sha256"], None, result)
+            await self._jobs.finish(
+                job_id, attempt, _end(payload), payload=payload["id"], result=kept
+            )
+        else:
+            job = await self._settle(client, payload)
+            if job is None:
+                return
+            await self._take_large(client, job, payload)
+        await client.acknowledge(job_id, attempt)
+
+    async def _take_large(self, client: Endpoint, job: Job, payload: Payload) -> None:
+        """Fetch a result into a file; it is durable before the record names it."""
+        if job.delete_requested:
+            await self._jobs.finish(job.id, job.attempt, _end(payload), payload=payload["id"])
+            return
+        target = self._files.tmp / f"result-{job.id}-{job.attempt}"
+        async with self._fetches[client.name]:
+            check_free_disk(self._files.data_path, self._min_free_disk)
+            try:
+                await client.requests.fetch(payload, target)
+                file = await asyncio.to_thread(
+                    self._files.keep_result, target, job.folder, job.attempt
+                )
+            except PayloadGone as error:
+                await self._lose(job, str(error))
+                return
+            finally:
+                target.unlink(missing_ok=True)
+        kept = Result(payload["result"]["size"], payload["result"]["sha256"], file, None)
+        finished = await self._jobs.finish(
+            job.id, job.attempt, _end(payload), payload=payload["id"], result=kept
+        )
+        if finished is None:
+            await asyncio.to_thread(self._files.remove_result, job.folder, file)
+
+    async def _defer(self, key: Key, client: Endpoint, payload: Payload, reason: str) -> None:
+        """It waits as Unknown until the result can be fetched."""
+        before = self._deferred.get(key)
+        wait = min(2 * before.wait, AGAIN_MOST) if before else AGAIN_FIRST
+        self._deferred[key] = _Deferred(client, payload, wait, time.monotonic() + wait)
+        if client.instance is not None:
+            problem = f"its result cannot be fetched yet: {reason}"
+            await self._jobs.defer(*key, client.instance, payload["id"], problem)
+
+    # --- what is lost
+
+    async def _lose(self, job: Job | None, reason: str | None) -> None:
+        """An attempt is lost: another, or where they are used up, the end."""
+        if job is None:
+            return
+        most = self._max_attempts.get(job.service, 1)
+        why = f"attempt {job.attempt} was lost: {reason or 'its client no longer has it'}"
+        if job.lost + 1 < most:
+            await self._jobs.requeue(job.id, job.attempt, why, lost=True)
+        else:
+            end = End(Status.FAILED, fault="infrastructure", reason=why)
+            await self._jobs.finish(job.id, job.attempt, end, lost=True)
+
+    async def _look_for_lost_payloads(self, client: Endpoint, instance: str) -> None:
+        """Missing from the list is a reason to ask for it, never a proof."""
+        for job in await self._records.held_by(instance):
+            if (job.id, job.attempt) in client.told or job.payload is None:
+                continue
+            try:
+                if await client.requests.has_lost(job):
+                    await self._lose(job, None)
+            except ClientUnreachable as error:
+                log.warning("job %d: %s", job.id, error)
+
+    async def _look_for_lost_clients(self) -> None:
+        """What a client holds that has been silent for too long is Unknown."""
+        now = time.monotonic()
+        for instance in await self._records.bound_instances():
+            if self._pool.at(instance) is not None:
+                self._absent.pop(instance, None)
+                continue
+            seen = self._pool.last_seen(instance)
+            since = self._absent.setdefault(instance, seen if seen is not None else now)
+            if now - since >= self._lost_after and instance not in self._lost:
+                self._lost.add(instance)
+                name = self._pool.name(instance)
+                count = await self._jobs.lose_sight(instance, f"{name} does not answer")
+                log.warning("client %s is lost: %d jobs are Unknown", name, count)
+
+    # ---
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it now, beside everything else; what goes wrong in it is logged."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(partial(_done, self._tasks))
+
+
+def _done(tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
+    tasks.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        if isinstance(error, OrchestratorError):
+            log.warning("the getter could not take a message: %s", error)
+        else:
+            log.error("the getter could not take a message", exc_info=error)
+
+
+def _end(payload: Payload) -> End:
+    """The end of an attempt, as its client tells it."""
+    return End(
+        status=Status(payload["status"].value),
+        exit_code=payload["exit_code"],
+        fault=payload["fault"],
+        reason=payload["reason"],
+        stderr_tail=payload["stderr_tail"],
+        wall_s=payload["wall_s"],
+        cpu_s=payload["cpu_s"],
+        max_rss=payload["max_rss"],
+    )

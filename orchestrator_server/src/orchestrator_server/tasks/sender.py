@@ -1,0 +1,128 @@
+"""3, send: hands Queued jobs to clients, as quota and free slots allow."""
+
+import asyncio
+import logging
+import time
+from functools import partial
+
+from orchestrator_server.clients.endpoint import Endpoint
+from orchestrator_server.clients.outcomes import (
+    NotReceived,
+    OutcomeUnknown,
+    Refused,
+    RefusedForNow,
+)
+from orchestrator_server.clients.pool import Pool
+from orchestrator_server.queue.dispatch import dispatch
+from orchestrator_server.store.database import Database
+from orchestrator_server.store.files import Files
+from orchestrator_server.store.job import End, Job
+from orchestrator_server.store.jobs import Jobs
+from orchestrator_server.store.records import Records
+from orchestrator_shared.errors import NotFound
+from orchestrator_shared.status import Status
+from orchestrator_shared.tasks import BackgroundTask
+
+log = logging.getLogger(__name__)
+
+
+class Sender:
+    """Looks for what may go when woken for a service, and at its interval for all."""
+
+    def __init__(
+        self,
+        database: Database,
+        jobs: Jobs,
+        records: Records,
+        files: Files,
+        pool: Pool,
+        interval: float,
+    ) -> None:
+        self.task = BackgroundTask("sender", self.run_once, interval)
+        self._database = database
+        self._jobs = jobs
+        self._records = records
+        self._files = files
+        self._pool = pool
+        self._woken: set[str] = set()
+        self._sending: dict[tuple[int, int], asyncio.Task[None]] = {}
+
+    def wake(self, service: str) -> None:
+        """A job of this service may go now."""
+        self._woken.add(service)
+        self.task.wake()
+
+    async def run_once(self) -> int:
+        """Dispatch once; gives back how many jobs went."""
+        services, self._woken = self._woken, set()
+        if not services:
+            services = set(await self._records.services_queued())
+            await self._send_again()
+        return sum([await self._dispatch(service) for service in sorted(services)])
+
+    async def stop(self) -> None:
+        """Give up the submits under way: after the restart they are sent again."""
+        await self.task.stop()
+        for sending in list(self._sending.values()):
+            sending.cancel()
+        await asyncio.gather(*self._sending.values(), return_exceptions=True)
+
+    async def _dispatch(self, service: str) -> int:
+        view = self._pool.view(service)
+        if not view.offers:
+            return 0
+        step = partial(
+            dispatch,
+            service=service,
+            limits=self._pool.limits(service),
+            offers=view.offers,
+            reachable=view.reachable,
+            now=time.time(),
+        )
+        jobs = await self._database.write(step)
+        for job in jobs:
+            self._begin(job)
+        return len(jobs)
+
+    async def _send_again(self) -> None:
+        """Submits whose outcome nobody knows: the same attempt to the same client, again."""
+        for client in self._pool.endpoints:
+            if not client.listed or client.instance is None or client.backing_off:
+                continue
+            for job in await self._records.processing_at(client.instance):
+                key = (job.id, job.attempt)
+                if key in self._sending or key in client.told:
+                    continue
+                if job.kill_requested:
+                    # The client has told of all it holds, and this job is not among it.
+                    await self._jobs.requeue(job.id, job.attempt, "terminated before it was sent")
+                else:
+                    self._begin(job)
+
+    def _begin(self, job: Job) -> None:
+        """Hand over a job in a task of its own: no client waits for another."""
+        key = (job.id, job.attempt)
+        self._sending[key] = asyncio.create_task(self._send(job))
+        self._sending[key].add_done_callback(lambda _: self._sending.pop(key))
+
+    async def _send(self, job: Job) -> None:
+        client = self._pool.at(job.instance)
+        try:
+            await self._submit(job, client)
+        except (NotReceived, RefusedForNow) as error:
+            await self._jobs.requeue(job.id, job.attempt, str(error))
+        except Refused as error:
+            end = End(Status.FAILED, fault="infrastructure", reason=str(error))
+            await self._jobs.finish(job.id, job.attempt, end)
+        except OutcomeUnknown as error:
+            log.info("job %d: %s; the same attempt is sent again", job.id, error)
+        except (NotFound, OSError) as error:
+            reason = f"input damaged: {error}"
+            end = End(Status.FAILED, fault="infrastructure", reason=reason)
+            await self._jobs.finish(job.id, job.attempt, end)
+
+    async def _submit(self, job: Job, client: Endpoint | None) -> None:
+        if client is None:
+            raise NotReceived(problem=f"{job.client} is not there")
+        job_input = await self._records.input(job.id)
+        await client.submit(job, job_input, self._files.input_folder(job.folder))
