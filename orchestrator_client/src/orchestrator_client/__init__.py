@@ -1,0 +1,1 @@
+"""orch-client: runs the payloads that servers hand to it."""

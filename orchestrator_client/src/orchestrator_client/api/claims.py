@@ -1,0 +1,62 @@
+"""Who asks, and for what: the headers of a server."""
+
+from aiohttp import web
+
+from orchestrator_client.keys import PAYLOADS, RUNNER
+from orchestrator_client.payloads import Payload
+from orchestrator_client.workdir import Claim
+from orchestrator_shared.errors import NotFound, NotUsable
+from orchestrator_shared.protocol import (
+    H_ATTEMPT,
+    H_JOB,
+    H_PROTOCOL,
+    H_SERVER,
+    H_SERVICE,
+    PROTOCOL,
+    service_name,
+)
+
+
+def read_claim(request: web.Request) -> Claim:
+    """What a request says of the server, the job and the attempt that it is about.
+
+    Raises:
+        NotUsable: it speaks another protocol, or names a job without the rest.
+    """
+    headers = request.headers
+    if headers.get(H_PROTOCOL, str(PROTOCOL)) != str(PROTOCOL):
+        raise NotUsable(problem=f"it speaks protocol {headers[H_PROTOCOL]}, this client {PROTOCOL}")
+    job, attempt = _number(request, H_JOB), _number(request, H_ATTEMPT)
+    server = headers.get(H_SERVER, "")
+    if (job is None) != (attempt is None) or (job is not None and not server):
+        raise NotUsable(problem=f"{H_SERVER}, {H_JOB} and {H_ATTEMPT} go together")
+    return Claim(server, job, attempt, service_name(headers.get(H_SERVICE, "")))
+
+
+def find_payload(request: web.Request) -> Payload:
+    """The payload in the path, if it is the attempt that the server asks for.
+
+    Raises:
+        NotFound: there is none, or it is another job's.
+    """
+    claim = read_claim(request)
+    payload = request.app[PAYLOADS].get(int(request.match_info["id"]))
+    asked = (claim.server, claim.job, claim.attempt)
+    if claim.job is not None and asked != (payload.server, payload.job, payload.attempt):
+        raise NotFound("payload", payload.id)
+    return payload
+
+
+def payload_answer(request: web.Request, payload: Payload, status: int = 200) -> web.Response:
+    """A payload as JSON."""
+    loc = request.app[RUNNER].workdir(payload.id).job
+    return web.json_response(payload.to_json(loc), status=status)
+
+
+def _number(request: web.Request, name: str) -> int | None:
+    text = request.headers.get(name)
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
+        raise NotUsable(problem=f"the header {name} is no number")
+    return int(text)

@@ -1,0 +1,123 @@
+"""The one place where the parts of the client are put together."""
+
+import asyncio
+import logging
+
+from aiohttp import web
+
+from orchestrator_client import keys
+from orchestrator_client.api import health, kill, retrieve, stream, submit
+from orchestrator_client.cleaner import Cleaner
+from orchestrator_client.config import Config
+from orchestrator_client.executors.bash import BashExecutor
+from orchestrator_client.health import Health
+from orchestrator_client.identity import Identity
+from orchestrator_client.intake import Intake
+from orchestrator_client.load import Load
+from orchestrator_client.payloads import Payload, Payloads
+from orchestrator_client.rebuild import rebuild
+from orchestrator_client.runner import Runner
+from orchestrator_client.streams import Streams
+from orchestrator_shared.answers import errors_become_answers
+from orchestrator_shared.errors import SettingError
+from orchestrator_shared.protocol import (
+    H_INSTANCE,
+    H_PROTOCOL,
+    HEALTH,
+    KILL,
+    LIVE,
+    LOAD,
+    PROTOCOL,
+    RESULT,
+    RETRIEVE,
+    RETRIEVE_PARTIAL,
+    STREAM,
+    SUBMIT,
+)
+
+log = logging.getLogger(__name__)
+
+
+def create_app(config: Config) -> web.Application:
+    """The client, ready to be served.
+
+    Raises:
+        StartError: DATA_PATH is in use or cannot be written.
+    """
+    identity = Identity(config.data_path)
+    try:
+        payloads = Payloads(config.db_path)
+    except Exception as error:
+        identity.release()
+        raise SettingError(setting="DB_PATH", problem=f"{config.db_path}: {error}") from error
+    executor = BashExecutor(config.data_path, config.kill_grace)
+    runner = Runner(config, payloads, executor)
+    intake = Intake(config, identity, payloads, runner)
+    cleaner = Cleaner(config, payloads, runner)
+    load = Load()
+    streams = Streams(config, identity, payloads, runner, load)
+    tasks = (runner.task, cleaner.task, load.task)
+    dropping: set[asyncio.Task[None]] = set()
+
+    def on_change(payload: Payload) -> None:
+        streams.publish(payload)
+        if cleaner.on_change(payload):
+            task = asyncio.create_task(cleaner.drop(payload))
+            dropping.add(task)
+            task.add_done_callback(dropping.discard)
+
+    app = web.Application(middlewares=[errors_become_answers])
+    app[keys.CONFIG] = config
+    app[keys.IDENTITY] = identity
+    app[keys.PAYLOADS] = payloads
+    app[keys.RUNNER] = runner
+    app[keys.INTAKE] = intake
+    app[keys.CLEANER] = cleaner
+    app[keys.STREAMS] = streams
+    app[keys.LOAD] = load
+    app[keys.HEALTH] = Health(config, identity, runner, tasks)
+    _add_routes(app)
+
+    async def sign(_request: web.Request, response: web.StreamResponse) -> None:
+        response.headers[H_PROTOCOL] = str(PROTOCOL)
+        response.headers[H_INSTANCE] = identity.instance
+
+    async def start(_app: web.Application) -> None:
+        rebuild(config.data_path, payloads, identity)
+        cleaner.remember()
+        payloads.listener = on_change
+        await runner.open()
+        for task in tasks:
+            await task.start()
+        log.info("instance %s, %d slots, %s", identity.instance, config.slots, config.data_path)
+
+    async def shut_down(_app: web.Application) -> None:
+        intake.stopping = True
+        await streams.close()
+
+    async def stop(_app: web.Application) -> None:
+        await cleaner.task.stop()
+        await load.task.stop()
+        await runner.close()
+        await asyncio.gather(*dropping, return_exceptions=True)
+        payloads.close()
+        identity.release()
+
+    app.on_response_prepare.append(sign)
+    app.on_startup.append(start)
+    app.on_shutdown.append(shut_down)
+    app.on_cleanup.append(stop)
+    return app
+
+
+def _add_routes(app: web.Application) -> None:
+    app.router.add_get("/", health.ping)
+    app.router.add_get(LIVE, health.live)
+    app.router.add_get(HEALTH, health.health)
+    app.router.add_get(LOAD, health.load)
+    app.router.add_post(SUBMIT, submit.submit)
+    app.router.add_get(RETRIEVE + r"/{id:\d+}", retrieve.retrieve)
+    app.router.add_get(RESULT + r"/{id:\d+}", retrieve.result)
+    app.router.add_get(RETRIEVE_PARTIAL + r"/{id:\d+}", retrieve.retrieve_partial)
+    app.router.add_post(KILL + r"/{id:\d+}", kill.kill)
+    app.router.add_get(STREAM, stream.stream)

@@ -1,0 +1,98 @@
+"""7, clean: drops payloads whose server has what it needs of them, or never asks for it."""
+
+import asyncio
+import json
+import logging
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from orchestrator_client.config import Config
+from orchestrator_client.payloads import Payload, Payloads
+from orchestrator_client.runner import Runner, has_ended
+from orchestrator_client.workdir import Claim
+from orchestrator_shared.folders import write_whole
+from orchestrator_shared.tasks import BackgroundTask
+
+log = logging.getLogger(__name__)
+
+#: How often it looks for payloads that nobody claims (seconds).
+INTERVAL: Final = 60.0
+#: How long a dropped attempt is remembered (seconds), so that a late submit runs nothing twice.
+REMEMBERED: Final = 30 * 86400.0
+
+
+class Cleaner:
+    """Remembers what it drops before it removes the files."""
+
+    def __init__(self, config: Config, payloads: Payloads, runner: Runner) -> None:
+        self.task = BackgroundTask("cleaner", self.run_once, INTERVAL)
+        self._config = config
+        self._payloads = payloads
+        self._runner = runner
+        self._log = config.data_path / "cleaned.jsonl"
+        self._unwanted: set[int] = set()
+
+    def remember(self) -> None:
+        """Take what earlier starts have dropped into the index; forget what is long ago."""
+        kept = []
+        for line in _lines(self._log):
+            try:
+                entry = json.loads(line)
+                if entry["ended_at"] > time.time() - REMEMBERED:
+                    self._payloads.insert_cleaned(**entry)
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                log.warning("%s has a line that is cut short: passed over", self._log)
+        write_whole(self._log, b"".join(kept), durable=False)
+
+    async def run_once(self) -> int:
+        """Drop what has been kept for its time; gives back how many that were."""
+        now = time.time()
+        old = self._payloads.ended_before(
+            now - self._config.max_age, now - self._config.unclaimed_max_age
+        )
+        for payload in old:
+            log.info("payload %d has been kept for its time", payload.id)
+            await self.drop(payload)
+        return len(old)
+
+    async def acknowledge(self, server: str, job: int, attempt: int) -> None:
+        """A server has what it needs of an attempt, or does not want it: end it, drop it."""
+        payload = self._payloads.of_attempt(server, job, attempt)
+        if payload is None:
+            return
+        if has_ended(payload):
+            await self.drop(payload)
+            return
+        self._unwanted.add(payload.id)
+        await self._runner.kill(payload)
+
+    def on_change(self, payload: Payload) -> bool:
+        """Whether a payload that has just ended is unwanted."""
+        return has_ended(payload) and payload.id in self._unwanted
+
+    async def drop(self, payload: Payload) -> None:
+        """Remove the files of an ended payload."""
+        if self._payloads.set_cleaned(payload.id) is None:
+            return
+        self._unwanted.discard(payload.id)
+        claim = Claim(payload.server, payload.job, payload.attempt, payload.service)
+        entry = {"id": payload.id, **asdict(claim), "ended_at": payload.ended_at}
+        await asyncio.to_thread(_append, self._log, json.dumps(entry).encode() + b"\n")
+        await asyncio.to_thread(self._runner.workdir(payload.id).remove)
+
+
+def _lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True) if path.exists() else []
+
+
+def _append(path: Path, line: bytes) -> None:
+    # One write of a short line: several threads do not mix theirs.
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,65 @@
+"""The client's settings, from the environment."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from environs import Env
+
+from orchestrator_shared import settings
+from orchestrator_shared.settings import read
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The settings of orch-client, each named as its variable in lower case.
+
+    Sizes are bytes, times seconds.
+    """
+
+    host: str
+    port: int
+    data_path: Path
+    #: A file, or `:memory:`.
+    db_path: str
+    slots: int
+    cpus_per_slot: int
+    job_env: tuple[str, ...]
+    runner_interval: float
+    max_age: float
+    unclaimed_max_age: float
+    min_free_disk: int
+    log_level: str
+    job_timeout: float | None
+    kill_grace: float
+
+    @classmethod
+    def from_env(cls, host: str | None = None, port: str | None = None) -> "Config":
+        """Read the environment; `host` and `port` are flags, and override it.
+
+        Raises:
+            SettingError: a setting cannot be used; it names the setting.
+        """
+        env = Env()
+        if host is not None:
+            os.environ["HOST"] = host
+        if port is not None:
+            os.environ["PORT"] = port
+        cpus_per_slot = read(env, "CPUS_PER_SLOT", settings.positive, "1")
+        slots = max(1, len(os.sched_getaffinity(0)) // cpus_per_slot)
+        return cls(
+            host=read(env, "HOST", str, "127.0.0.1"),
+            port=read(env, "PORT", settings.port, "9000"),
+            data_path=read(env, "DATA_PATH", settings.path, "./client-data"),
+            db_path=read(env, "DB_PATH", str, ":memory:"),
+            slots=read(env, "SLOTS", settings.positive, str(slots)),
+            cpus_per_slot=cpus_per_slot,
+            job_env=read(env, "JOB_ENV", settings.names, ""),
+            runner_interval=read(env, "RUNNER_INTERVAL", settings.interval, "0.5"),
+            max_age=read(env, "MAX_AGE", settings.seconds, "172800"),
+            unclaimed_max_age=read(env, "UNCLAIMED_MAX_AGE", settings.seconds, "30d"),
+            min_free_disk=read(env, "MIN_FREE_DISK", settings.size, "1GiB"),
+            log_level=read(env, "LOG_LEVEL", settings.log_level, "info"),
+            job_timeout=read(env, "JOB_TIMEOUT", settings.optional(settings.interval), ""),
+            kill_grace=read(env, "KILL_GRACE", settings.seconds, "10"),
+        )

@@ -1,0 +1,1 @@
+"""4, run: where payloads run. base.py is the interface; each other module is one way."""

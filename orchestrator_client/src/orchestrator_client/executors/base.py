@@ -1,0 +1,53 @@
+"""What the Runner needs of a way to run payloads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator_client.workdir import Workdir
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How run.sh ended. Times are seconds, max_rss bytes."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+    #: Who wanted the end: `operator`, `limit`, or nobody.
+    cause: str | None = None
+    #: Why it never began.
+    error: str | None = None
+    #: Whether nobody knows how it ended.
+    lost: bool = False
+    wall_s: float | None = None
+    cpu_s: float | None = None
+    max_rss: int | None = None
+
+
+class Listener(Protocol):
+    """Who wants to know how payloads fare."""
+
+    def on_started(self, id: int, pid: int) -> None:
+        """run.sh runs."""
+
+    def on_ended(self, id: int, end: RunEnd) -> None:
+        """run.sh has ended, and nothing of its process group is left."""
+
+
+class Executor(Protocol):
+    """A way to run payloads. What it runs outlives the client."""
+
+    async def open(self, listener: Listener, running: Mapping[int, Workdir]) -> None:
+        """Begin; `running` are the payloads that an earlier start has begun. The end of each of
+        them is told in time, or at once where it has ended meanwhile."""
+
+    async def start(
+        self, workdir: Workdir, environment: Mapping[str, str], limit_s: float | None
+    ) -> None:
+        """Run run.sh in its working directory, for `limit_s` seconds at most."""
+
+    async def kill(self, id: int, cause: str) -> bool:
+        """End a payload; the cause is durable before the first signal. False: it has ended."""
+
+    async def close(self) -> None:
+        """Let go: what runs, runs on."""

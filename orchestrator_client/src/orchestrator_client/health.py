@@ -1,0 +1,51 @@
+"""What is wrong with the client, if anything."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator_client.config import Config
+from orchestrator_client.identity import Identity
+from orchestrator_client.runner import Runner
+from orchestrator_shared import __version__
+from orchestrator_shared.errors import Transient
+from orchestrator_shared.folders import check_free_disk
+from orchestrator_shared.protocol import PROTOCOL, ClientHealthSchema
+from orchestrator_shared.tasks import BackgroundTask
+
+
+class Health:
+    """Asks every part of the client how it fares."""
+
+    def __init__(
+        self, config: Config, identity: Identity, runner: Runner, tasks: Sequence[BackgroundTask]
+    ) -> None:
+        self._config = config
+        self._identity = identity
+        self._runner = runner
+        self._tasks = tasks
+
+    def problems(self) -> list[str]:
+        """What is wrong, in a sentence each; empty where all is well."""
+        found = [task.problem for task in self._tasks]
+        try:
+            check_free_disk(self._config.data_path, self._config.min_free_disk)
+        except (Transient, OSError) as error:
+            found.append(str(error))
+        return [problem for problem in found if problem]
+
+    def report(self) -> dict[str, Any]:
+        """What GET /health answers."""
+        problems = self.problems()
+        shown: dict[str, Any] = ClientHealthSchema().dump(
+            {
+                "status": "unhealthy" if problems else "healthy",
+                "problems": problems,
+                "version": __version__,
+                "protocol": PROTOCOL,
+                "instance": self._identity.instance,
+                "service": None,
+                "slots": self._config.slots,
+                "slots_in_use": self._runner.slots_in_use,
+            }
+        )
+        return shown

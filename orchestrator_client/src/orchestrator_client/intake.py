@@ -1,0 +1,67 @@
+"""3 → 4: a submitted job becomes a Prepared payload that a `kill -9` cannot lose."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator_client.config import Config
+from orchestrator_client.identity import Identity
+from orchestrator_client.payloads import Payload, Payloads
+from orchestrator_client.runner import Runner
+from orchestrator_client.workdir import Claim
+from orchestrator_shared.errors import OlderAttempt, Unavailable
+from orchestrator_shared.folders import check_free_disk
+
+log = logging.getLogger(__name__)
+
+
+class Intake:
+    """Takes each attempt once: the same one again gets the same payload back."""
+
+    def __init__(
+        self, config: Config, identity: Identity, payloads: Payloads, runner: Runner
+    ) -> None:
+        self.stopping = False
+        self._config = config
+        self._identity = identity
+        self._payloads = payloads
+        self._runner = runner
+        self._taking: dict[Claim, asyncio.Future[Payload]] = {}
+
+    async def take(self, claim: Claim, place: Callable[[Path], None]) -> Payload:
+        """Take an attempt; `place` puts its files into the directory it is given, in a thread.
+
+        Raises:
+            OlderAttempt: a higher attempt of the job was taken before.
+            NoSpace, Unavailable: there is no room, or the client stops.
+            OSError: the files cannot be written.
+        """
+        if claim.job is None or claim.attempt is None:
+            return await self._take_new(claim, place)
+        if (under_way := self._taking.get(claim)) is not None:
+            return await asyncio.shield(under_way)
+        known = self._payloads.of_attempt(claim.server, claim.job, claim.attempt)
+        if known is not None:
+            return known
+        highest = self._payloads.highest_attempt(claim.server, claim.job)
+        if highest > claim.attempt:
+            raise OlderAttempt(job=claim.job, attempt=claim.attempt, held=highest)
+        taking = asyncio.ensure_future(self._take_new(claim, place))
+        self._taking[claim] = taking
+        try:
+            return await asyncio.shield(taking)
+        finally:
+            del self._taking[claim]
+
+    async def _take_new(self, claim: Claim, place: Callable[[Path], None]) -> Payload:
+        if self.stopping:
+            raise Unavailable(problem="this client stops")
+        check_free_disk(self._config.data_path, self._config.min_free_disk)
+        id = self._identity.next_id()
+        await asyncio.to_thread(self._runner.workdir(id).prepare, claim, place)
+        payload = self._payloads.insert(id, claim.server, claim.job, claim.attempt, claim.service)
+        log.info("payload %d job %s attempt %s of %s taken", id, claim.job, claim.attempt,
+                 claim.server or "a server without a name")  # fmt: skip
+        self._runner.task.wake()
+        return payload

@@ -1,0 +1,92 @@
+-- Every statement of the index of payloads, in named blocks.
+
+-- name: schema
+CREATE TABLE payloads (
+    id            INTEGER PRIMARY KEY,
+    server        TEXT NOT NULL,               -- '' where it does not say who it is
+    job           INTEGER,
+    attempt       INTEGER,
+    service       TEXT NOT NULL,
+    status        TEXT NOT NULL,
+    pid           INTEGER NOT NULL DEFAULT 0,
+    killed        INTEGER NOT NULL DEFAULT 0,
+    exit_code     INTEGER,
+    fault         TEXT,
+    reason        TEXT,
+    lost          INTEGER NOT NULL DEFAULT 0,
+    wall_s        REAL,
+    cpu_s         REAL,
+    max_rss       INTEGER,
+    stderr_tail   TEXT,
+    result_size   INTEGER,
+    result_sha256 TEXT,
+    ended_at      REAL
+) STRICT;
+CREATE UNIQUE INDEX payloads_by_attempt ON payloads (server, job, attempt)
+    WHERE job IS NOT NULL;
+CREATE INDEX payloads_by_status ON payloads (status, id);
+
+-- name: insert
+INSERT INTO payloads (id, server, job, attempt, service, status)
+    VALUES (:id, :server, :job, :attempt, :service, 'Prepared')
+    RETURNING *;
+
+-- name: insert_cleaned
+INSERT OR IGNORE INTO payloads (id, server, job, attempt, service, status, ended_at)
+    VALUES (:id, :server, :job, :attempt, :service, 'Cleaned', :ended_at);
+
+-- name: by_id
+SELECT * FROM payloads WHERE id = :id;
+
+-- name: by_attempt
+SELECT * FROM payloads WHERE server = :server AND job = :job AND attempt = :attempt;
+
+-- name: highest_attempt
+SELECT max(attempt) AS attempt FROM payloads WHERE server = :server AND job = :job;
+
+-- name: of_server
+-- All that a server has not acknowledged yet, oldest first.
+SELECT * FROM payloads WHERE server = :server AND job IS NOT NULL AND status <> 'Cleaned'
+    ORDER BY id;
+
+-- name: with_status
+SELECT * FROM payloads WHERE status = :status ORDER BY id;
+
+-- name: oldest_prepared
+SELECT * FROM payloads WHERE status = 'Prepared' ORDER BY id LIMIT 1;
+
+-- name: active_of_others
+SELECT count(*) AS payloads FROM payloads
+    WHERE status IN ('Prepared', 'Running') AND server <> :server;
+
+-- name: active
+SELECT count(*) AS payloads FROM payloads WHERE status IN ('Prepared', 'Running');
+
+-- name: ended_before
+SELECT * FROM payloads WHERE status IN ('Completed', 'Failed', 'Invalid', 'Killed')
+    AND ended_at < CASE server WHEN '' THEN :before ELSE :unclaimed_before END
+    ORDER BY id;
+
+-- name: running
+UPDATE payloads SET status = 'Running', pid = :pid WHERE id = :id AND status = 'Prepared'
+    RETURNING *;
+
+-- name: set_pid
+UPDATE payloads SET pid = :pid WHERE id = :id AND status = 'Running' RETURNING *;
+
+-- name: set_killed
+UPDATE payloads SET killed = 1 WHERE id = :id AND status IN ('Prepared', 'Running')
+    RETURNING *;
+
+-- name: ended
+UPDATE payloads SET status = :status, pid = 0, exit_code = :exit_code, fault = :fault,
+        reason = :reason, lost = :lost, wall_s = :wall_s, cpu_s = :cpu_s, max_rss = :max_rss,
+        stderr_tail = :stderr_tail, result_size = :result_size, result_sha256 = :result_sha256,
+        ended_at = :ended_at
+    WHERE id = :id AND status IN ('Prepared', 'Running')
+    RETURNING *;
+
+-- name: cleaned
+UPDATE payloads SET status = 'Cleaned'
+    WHERE id = :id AND status IN ('Completed', 'Failed', 'Invalid', 'Killed')
+    RETURNING *;

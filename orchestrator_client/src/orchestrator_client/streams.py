@@ -1,0 +1,152 @@
+"""The streams to servers: each is told of its payloads, whole states with a rising number."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+from aiohttp import web
+
+from orchestrator_client.config import Config
+from orchestrator_client.identity import Identity
+from orchestrator_client.load import Load
+from orchestrator_client.payloads import Payload, Payloads
+from orchestrator_client.runner import Runner
+from orchestrator_shared import __version__
+from orchestrator_shared.frames import pack_frame
+from orchestrator_shared.protocol import HEARTBEAT_INTERVAL, INLINE_LIMIT, PROTOCOL
+
+log = logging.getLogger(__name__)
+
+
+class Stream:
+    """One server's stream. What is to be said gathers here; one task says it."""
+
+    def __init__(self, socket: web.WebSocketResponse, server: str, streams: "Streams") -> None:
+        self.server = server
+        self._socket = socket
+        self._streams = streams
+        self._changed: dict[int, None] = {}
+        self._frames: list[bytes] = []
+        self._wake = asyncio.Event()
+        self._seq = 0
+        self._others: int | None = None
+
+    def tell(self, payload: Payload) -> None:
+        """Tell of a payload, as it will be when its turn comes."""
+        self._changed[payload.id] = None
+        self._wake.set()
+
+    def say(self, frame: bytes) -> None:
+        """Say this, after what has gathered before."""
+        self._frames.append(frame)
+        self._wake.set()
+
+    def look(self) -> None:
+        """Something has changed that the heartbeat tells."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Say who this is, tell of every payload, then of what changes, until cut off."""
+        streams = self._streams
+        hello = {
+            "protocol": PROTOCOL,
+            "version": __version__,
+            "instance": streams.identity.instance,
+            "start": streams.identity.start,
+            "slots": streams.config.slots,
+            "kill_grace": streams.config.kill_grace,
+        }
+        with contextlib.suppress(ConnectionError):
+            await self._socket.send_bytes(pack_frame("hello", hello))
+            await self._beat()
+            for payload in streams.payloads.of_server(self.server):
+                await self._send_state(payload.id)
+            await self._socket.send_bytes(pack_frame("listed", {}))
+            while True:
+                await self._say_all()
+                try:
+                    async with asyncio.timeout(HEARTBEAT_INTERVAL):
+                        await self._wake.wait()
+                except TimeoutError:
+                    await self._beat()
+
+    async def _say_all(self) -> None:
+        self._wake.clear()
+        frames, self._frames = self._frames, []
+        changed, self._changed = self._changed, {}
+        for id in changed:
+            await self._send_state(id)
+        for frame in frames:
+            await self._socket.send_bytes(frame)
+        if self._streams.payloads.active(but_of=self.server) != self._others:
+            await self._beat()
+
+    async def _beat(self) -> None:
+        self._others = self._streams.payloads.active(but_of=self.server)
+        beat = {"others": self._others, "cpu_load": self._streams.load.percent()}
+        await self._socket.send_bytes(pack_frame("heartbeat", beat))
+
+    async def _send_state(self, id: int) -> None:
+        """The state as it is now; a small result goes along, which saves the server a request."""
+        payload = self._streams.payloads.get(id)
+        workdir = self._streams.runner.workdir(id)
+        body = b""
+        if payload.result_size is not None and payload.result_size <= INLINE_LIMIT:
+            # A few kilobytes that were written a moment ago: not worth a thread.
+            with contextlib.suppress(OSError):
+                body = workdir.result.read_bytes()
+        self._seq += 1
+        state = {"seq": self._seq, "payload": payload.to_json(workdir.job)}
+        await self._socket.send_bytes(pack_frame("state", state, body))
+
+
+class Streams:
+    """All streams; a server has one at most, the newest."""
+
+    def __init__(
+        self,
+        config: Config,
+        identity: Identity,
+        payloads: Payloads,
+        runner: Runner,
+        load: Load,
+    ) -> None:
+        self.config = config
+        self.identity = identity
+        self.payloads = payloads
+        self.runner = runner
+        self.load = load
+        self._streams: dict[str, tuple[Stream, web.WebSocketResponse]] = {}
+
+    def publish(self, payload: Payload) -> None:
+        """A payload has changed: tell its server, and the others how busy it makes us."""
+        for server, (stream, _) in self._streams.items():
+            if server == payload.server and payload.job is not None:
+                stream.tell(payload)
+            else:
+                stream.look()
+
+    async def serve(
+        self, socket: web.WebSocketResponse, server: str, hear: Callable[[Stream, bytes], None]
+    ) -> None:
+        """Serve one stream until it ends; `hear` gets what the server says."""
+        stream = Stream(socket, server, self)
+        if server in self._streams:
+            await self._streams[server][1].close()
+        self._streams[server] = (stream, socket)
+        async with asyncio.TaskGroup() as group:
+            talking = group.create_task(stream.run(), name=f"stream {server}")
+            try:
+                async for message in socket:
+                    if isinstance(message.data, bytes):
+                        hear(stream, message.data)
+            finally:
+                if self._streams.get(server, (None,))[0] is stream:
+                    del self._streams[server]
+                talking.cancel()
+
+    async def close(self) -> None:
+        """End all streams."""
+        for _, socket in list(self._streams.values()):
+            await socket.close()

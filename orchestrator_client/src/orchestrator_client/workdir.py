@@ -1,0 +1,159 @@
+"""One payload's directories: the job's own, and beside them what the job must not touch.
+
+    DATA_PATH/
+      payloads/<id>/    payload.json, run (supervisor.py), stdout.log, stderr.log, result.zip,
+                        end.json: written in this order
+      work/<id>/        job/ (the working directory), home/, tmp/
+
+From its working directory a job reaches its own home and tmp, and by no name that it is given
+what the client knows of it.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator_client.payloads import PayloadEnd
+from orchestrator_shared.archive import pack_directory
+from orchestrator_shared.folders import remove_tree, write_whole
+from orchestrator_shared.protocol import STDERR_TAIL
+from orchestrator_shared.status import PayloadStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Whose payload it is. A server that does not say who it is has no name, job or attempt."""
+
+    server: str
+    job: int | None
+    attempt: int | None
+    service: str
+
+
+class Workdir:
+    """The directories of one payload. All methods block."""
+
+    def __init__(self, data_path: Path, id: int) -> None:
+        self.id = id
+        self.control = data_path / "payloads" / str(id)
+        self._work = data_path / "work" / str(id)
+        self.job = self._work / "job"
+        self.home = self._work / "home"
+        self.tmp = self._work / "tmp"
+
+    @property
+    def run(self) -> Path:
+        """What the supervisor keeps of the run."""
+        return self.control / "run"
+
+    @property
+    def stdout(self) -> Path:
+        """What run.sh printed."""
+        return self.control / "stdout.log"
+
+    @property
+    def stderr(self) -> Path:
+        """What run.sh printed as errors."""
+        return self.control / "stderr.log"
+
+    @property
+    def result(self) -> Path:
+        """The packed working directory."""
+        return self.control / "result.zip"
+
+    @property
+    def has_run_sh(self) -> bool:
+        """Whether there is something to run."""
+        return (self.job / "run.sh").is_file()
+
+    def prepare(self, claim: Claim, place: Callable[[Path], None]) -> None:
+        """Make the directories; `place` puts the files into the working directory it is given.
+
+        payload.json comes last, and whole: what lacks it was never taken.
+        """
+        try:
+            for folder in (self._work, self.home, self.tmp, self.control):
+                folder.mkdir(mode=0o700)
+            place(self.job)
+            write_whole(
+                self.control / "payload.json", json.dumps(asdict(claim)).encode(), durable=False
+            )
+        except BaseException:
+            self.remove()
+            raise
+
+    def claim(self) -> Claim | None:
+        """Whose it is; None if it was never taken as a whole."""
+        try:
+            return Claim(**json.loads((self.control / "payload.json").read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def stderr_tail(self) -> str | None:
+        """The last bytes that run.sh printed as errors; None if it did not run."""
+        try:
+            with open(self.stderr, "rb") as file:
+                file.seek(max(0, file.seek(0, 2) - STDERR_TAIL))
+                return file.read().decode(errors="replace")
+        except OSError:
+            return None
+
+    def logs(self, exit_code: int | None) -> dict[str, Path | bytes]:
+        """Our own entries of the zip."""
+        entries: dict[str, Path | bytes] = {"stdout.log": self.stdout, "stderr.log": self.stderr}
+        if exit_code is not None:
+            entries["exit_code"] = f"{exit_code}\n".encode()
+        return entries
+
+    def seal(self, end: PayloadEnd) -> PayloadEnd:
+        """Pack what the payload leaves, once, and write down its end; gives the whole end back.
+
+        Raises:
+            OSError: the disk is full or fails; it can be tried again.
+        """
+        packed = pack_directory(self.job, self.logs(end.exit_code), self.result)
+        return self.write_end(
+            PayloadEnd(
+                **{
+                    **asdict(end),
+                    "stderr_tail": self.stderr_tail(),
+                    "result_size": packed.size,
+                    "result_sha256": packed.sha256,
+                }
+            )
+        )
+
+    def write_end(self, end: PayloadEnd) -> PayloadEnd:
+        """Write down an end: from now on nothing else can become of the payload."""
+        content = {**asdict(end), "ended_at": time.time()}
+        write_whole(self.control / "end.json", json.dumps(content).encode(), durable=False)
+        return end
+
+    def read_end(self) -> tuple[PayloadEnd, float] | None:
+        """The end that was written down, and when; None if there is none yet."""
+        try:
+            content: dict[str, Any] = json.loads((self.control / "end.json").read_bytes())
+            ended_at: float = content.pop("ended_at")
+            return PayloadEnd(**{**content, "status": PayloadStatus(content["status"])}), ended_at
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def remove_work(self) -> None:
+        """Remove the working directory, which has been packed."""
+        remove_tree(self._work)
+
+    def remove(self) -> None:
+        """Remove everything: first what says that it was taken."""
+        remove_tree(self.control)
+        remove_tree(self._work)
+
+
+def all_ids(data_path: Path) -> Iterable[int]:
+    """The ids that have a directory, oldest first."""
+    found = set()
+    for folder in (data_path / "payloads", data_path / "work"):
+        found |= {int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()}
+    return sorted(found)
