@@ -1,0 +1,63 @@
+# Everything here works from a fresh clone: the first target that needs .venv makes it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := shared orchestrator_server orchestrator_client
+SOURCES := $(addsuffix /src,$(PACKAGES)) tests examples
+PIP := install --quiet --disable-pip-version-check
+.DEFAULT_GOAL := help
+
+.PHONY: help install demo server client test test-prodigy lint format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+install: $(VENV)/installed ## make .venv with the three packages
+
+$(VENV)/installed: $(addsuffix /pyproject.toml,$(PACKAGES))
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip $(PIP) $(addprefix -e ./,$(PACKAGES))
+	@touch $@
+
+$(VENV)/installed-tools: $(VENV)/installed tests/requirements.txt
+	$(BIN)/pip $(PIP) -r tests/requirements.txt
+	@touch $@
+
+.venv-example/installed: examples/interface/requirements.txt
+	$(PYTHON) -m venv .venv-example
+	.venv-example/bin/pip $(PIP) -r $<
+	@touch $@
+
+.venv-prodigy/installed: examples/prodigy/requirements.txt
+	$(PYTHON) -m venv .venv-prodigy
+	.venv-prodigy/bin/pip $(PIP) -r $<
+	@touch $@
+
+demo: $(VENV)/installed .venv-example/installed ## run a real job from upload to result, then stop
+	$(BIN)/python examples/demo.py
+
+server: $(VENV)/installed ## start a server with the service "example" in the foreground
+	SERVICE_EXAMPLE_URL=$${SERVICE_EXAMPLE_URL:-http://127.0.0.1:9000} $(BIN)/orch-server
+
+client: $(VENV)/installed .venv-example/installed ## start a client for it in the foreground
+	PATH="$(CURDIR)/.venv-example/bin:$$PATH" $(BIN)/orch-client
+
+test: $(VENV)/installed-tools .venv-example/installed ## run the tests
+	$(BIN)/python -m pytest $(TESTS)
+
+test-prodigy: $(VENV)/installed-tools .venv-prodigy/installed ## run PRODIGY through the system (needs a C compiler)
+	$(BIN)/python -m pytest -m prodigy tests/acceptance
+
+lint: $(VENV)/installed-tools ## check style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(SOURCES)
+
+format: $(VENV)/installed-tools ## put the code into the one format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove what the other targets made
+	rm -rf .venv .venv-example .venv-prodigy .demo build */build .coverage .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -o -name '*.egg-info' | xargs rm -rf
