@@ -53,15 +53,25 @@ async def errors_become_answers(request: web.Request, handler: Handler) -> web.S
     """Answer what the steps raise. What nobody foresaw is a 500, and stands in the log."""
     try:
         return await handler(request)
-    except web.HTTPException as error:
-        if error.status < 400:
+    except Exception as error:
+        if isinstance(error, web.HTTPException) and error.status < 400:
             raise
+        response = _answer_to(request, error)
+        # An answer has begun, and this one cannot follow it. Only a connection that ends too early
+        # tells the other side that what it has is not the whole.
+        if request.writer.output_size > 0 and request.transport is not None:
+            request.transport.close()
+        return response
+
+
+def _answer_to(request: web.Request, error: Exception) -> web.Response:
+    if isinstance(error, web.HTTPException):
         message = f"{error.reason}: {request.method} {request.path} is not offered here."
         if error.status == 416:
             message = "The range lies behind the end of the result."
         kept = {k: v for k, v in error.headers.items() if k in ("Allow", "Content-Range")}
         return answer(error.status, message, headers=kept)
-    except errors.OrchestratorError as error:
+    if isinstance(error, errors.OrchestratorError):
         state = error.subject_status
         return answer(
             _status_of(error),
@@ -70,18 +80,15 @@ async def errors_become_answers(request: web.Request, handler: Handler) -> web.S
             state=state or Status.UNKNOWN,
             headers={H_JOB_STATUS: state} if state else None,
         )
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            full = errors.NoSpace(problem=error.strerror)
-            return answer(_status_of(full), str(full))
-        if isinstance(error, ConnectionError):
-            # Whoever asked has gone: nobody reads the answer, and nothing is wrong here.
-            return answer(400, "The connection was closed by the other side.")
-        log.exception("%s %s failed", request.method, request.path)
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        full = errors.NoSpace(problem=error.strerror)
+        return answer(_status_of(full), str(full))
+    if isinstance(error, ConnectionError):
+        # Whoever asked has gone: nobody reads the answer, and nothing is wrong here.
+        return answer(400, "The connection was closed by the other side.")
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    if isinstance(error, OSError) and error.strerror:
         return answer(500, f"It failed inside: {error.strerror}. The log has more.")
-    except ZipError:
-        log.exception("%s %s failed", request.method, request.path)
+    if isinstance(error, ZipError):
         return answer(500, "It failed inside: a file changed while it was packed.")
-    except Exception:
-        log.exception("%s %s failed", request.method, request.path)
-        return answer(500, "It failed inside; the log of the server has more.")
+    return answer(500, "It failed inside; the log has more.")

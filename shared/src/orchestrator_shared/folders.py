@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import secrets
 import shutil
 from pathlib import Path
 
@@ -29,32 +30,81 @@ def write_whole(path: Path, content: bytes, *, durable: bool) -> None:
     With `durable` it also outlives a power cut once this returns; without, only the process.
     """
     temporary = path.with_name(path.name + ".new")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     if durable:
         fsync_folder(path.parent)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and what is in it, whatever modes a job has left there."""
+    """Remove a folder and what is in it, whatever a job has left there. A link is not followed.
 
-    def unlock_and_retry(function: object, name: str, _error: object) -> None:
-        parent = os.path.dirname(name)  # noqa: PTH120 - shutil hands over text
-        os.chmod(parent, 0o700)  # noqa: PTH101
-        if os.path.isdir(name) and not os.path.islink(name):  # noqa: PTH112, PTH114
-            os.chmod(name, 0o700)  # noqa: PTH101
-            shutil.rmtree(name, ignore_errors=True)
-        elif os.path.lexists(name):
-            os.unlink(name)  # noqa: PTH108
+    A job can take rights away, and nest folders deeper than Python can nest calls or a path can be
+    long. So each folder is opened up, and those inside it are moved up to the first one: what is
+    left to remove is never deeper than that.
 
-    if path.is_symlink() or not path.exists():
-        path.unlink(missing_ok=True)
+    Raises:
+        OSError: something cannot be removed, as it belongs to somebody else.
+    """
+    try:
+        root = _open_up(path)
+    except FileNotFoundError:
         return
-    shutil.rmtree(path, onerror=unlock_and_retry)
+    except NotADirectoryError:
+        path.unlink()
+        return
+    try:
+        folders = _empty(root, root)
+        while folders:
+            name = folders.pop()
+            folder = _open_up(name, root)
+            try:
+                folders += _empty(folder, root)
+            finally:
+                os.close(folder)
+            os.rmdir(name, dir_fd=root)
+    finally:
+        os.close(root)
+    path.rmdir()
+
+
+def _open_up(path: Path | str, below: int | None = None) -> int:
+    """Open a folder, after its owner has been given all rights to it."""
+    place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=below)
+    try:
+        # By way of /proc, as O_PATH allows no fchmod; and of no name, which might become a link.
+        opened = f"/proc/self/fd/{place}"
+        if os.fstat(place).st_mode & 0o700 != 0o700:
+            os.chmod(opened, 0o700)  # noqa: PTH101
+        return os.open(opened, os.O_RDONLY | os.O_DIRECTORY)
+    finally:
+        os.close(place)
+
+
+def _empty(folder: int, root: int) -> list[str]:
+    """Remove the files of a folder, and move its folders into the root; gives their names there."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in list(entries):
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.name, dir_fd=folder)
+            elif folder == root:
+                found.append(entry.name)
+            else:
+                # Only a folder that may be written to can be moved.
+                os.close(_open_up(entry.name, folder))
+                name = f".removed-{secrets.token_hex(16)}"
+                os.rename(entry.name, name, src_dir_fd=folder, dst_dir_fd=root)
+                found.append(name)
+    return found
 
 
 def check_free_disk(folder: Path, minimum: int) -> None:
@@ -86,13 +136,14 @@ class FolderLock:
             ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.seek(0)
-            other = self._file.read().strip() or "another process"
+        except OSError as error:
+            problem = f"{path} cannot be locked: {error.strerror}"
+            if isinstance(error, BlockingIOError):
+                self._file.seek(0)
+                other = self._file.read().strip() or "another process"
+                problem = f"{what} is in use by {other}; give this one its own"
             self._file.close()
-            raise SettingError(
-                setting=setting, problem=f"{what} is in use by {other}; give this one its own"
-            ) from error
+            raise SettingError(setting=setting, problem=problem) from error
         self._file.truncate(0)
         self._file.write(owner)
         self._file.flush()

@@ -25,5 +25,6 @@ def unpack_frame(frame: bytes) -> tuple[str, dict[str, Any], bytes]:
         header = json.loads(line)
         kind = header["type"]
         return kind, load(frame_schema(kind), header), body
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    # RecursionError: brackets in brackets, thousands deep.
+    except (ValueError, KeyError, TypeError, ValidationError, RecursionError) as error:
         raise NotUsable(problem=f"a message of the stream does not fit: {error}") from error

@@ -34,7 +34,8 @@ def read_disposition(header: bytes) -> dict[str, str]:
             "%22|%0d|%0a", lambda match: _ENCODED[match[0].lower()], found["filename"], flags=re.I
         )
     elif "filename*" in found:
-        _, _, value = found["filename*"].partition("''")
+        # charset'language'value (RFC 8187, 3.2)
+        value = found["filename*"].split("'", 2)[-1]
         found["filename"] = unquote_to_bytes(value).decode(errors="surrogateescape")
     return found
 

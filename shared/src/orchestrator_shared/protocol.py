@@ -24,6 +24,10 @@ H_JOB_STATUS: Final = "X-Job-Status"
 #: record instead of in files of their own. It saves the fsync of each file and directory.
 INLINE_LIMIT: Final = 64 * 1024
 
+#: So do so many of them at most: their names go into one message too, with 800 bytes each at the
+#: worst, and that must stay below FRAME_LIMIT.
+INLINE_FILES_LIMIT: Final = 10_000
+
 #: No byte for this long (seconds) ends a transfer; there is no limit on its total time.
 SILENCE_LIMIT: Final = 30.0
 

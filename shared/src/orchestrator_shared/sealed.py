@@ -1,6 +1,8 @@
 """A packed result as an answer: Range, If-Range, ETag and digest (RFC 9110, RFC 9530)."""
 
 import base64
+import errno
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +13,9 @@ import aiofiles
 from aiohttp import web
 
 CHUNK: Final = 512 * 1024
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+#: Of numbers only as many digits as a size can have: a longer one is not understood.
+_RANGE: Final = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})", re.I)
+_DAMAGED: Final = "the file is not as long as it was"
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Sealed:
 
 
 def _chosen_range(request: web.Request, sealed: Sealed) -> tuple[int, int] | None:
-    """First byte and end of the range that is asked for; None for the whole.
+    """First byte and end of the range that a GET asks for; None for the whole.
 
     A range that cannot be understood, and one for other bytes than these (If-Range), asks for
     the whole, as RFC 9110 says (14.2, 13.1.5).
@@ -42,7 +46,7 @@ def _chosen_range(request: web.Request, sealed: Sealed) -> tuple[int, int] | Non
     Raises:
         web.HTTPRequestRangeNotSatisfiable: it lies behind the end.
     """
-    match = _RANGE.fullmatch(request.headers.get("Range", "").replace(" ", ""))
+    match = _RANGE.fullmatch(request.headers.get("Range", "").strip())
     if not match or request.headers.get("If-Range", sealed.etag) != sealed.etag:
         return None
     first, last = match.groups()
@@ -61,10 +65,22 @@ def _chosen_range(request: web.Request, sealed: Sealed) -> tuple[int, int] | Non
     return start, min(end, sealed.size)
 
 
+def _is_known(request: web.Request, sealed: Sealed) -> bool:
+    """Whether the caller has these bytes (If-None-Match; weak tags count: RFC 9110, 13.1.2)."""
+    tags = ",".join(request.headers.getall("If-None-Match", [])).split(",")
+    known = {tag.strip().removeprefix("W/") for tag in tags}
+    return sealed.etag in known or "*" in known
+
+
 async def answer_sealed(
     request: web.Request, sealed: Sealed, headers: Mapping[str, str]
 ) -> web.StreamResponse:
-    """Answer with the zip, or the part of it that is asked for. HEAD reads no file."""
+    """Answer with the zip, or the part of it that is asked for. HEAD reads no file.
+
+    Raises:
+        web.HTTPRequestRangeNotSatisfiable: the range lies behind the end.
+        OSError: the file cannot be read, or is not as long as it was.
+    """
     response = web.StreamResponse(
         headers={
             **headers,
@@ -74,14 +90,14 @@ async def answer_sealed(
             "Accept-Ranges": "bytes",
         }
     )
-    wanted = [tag.strip() for tag in request.headers.get("If-None-Match", "").split(",")]
-    if sealed.etag in wanted or "*" in wanted:
+    if _is_known(request, sealed):
         response.set_status(304)
         del response.headers["Content-Type"]
         await response.prepare(request)
         return response
     start, end = 0, sealed.size
-    if chosen := _chosen_range(request, sealed):
+    # RFC 9110, 14.2: a range is for GET alone.
+    if request.method == "GET" and (chosen := _chosen_range(request, sealed)):
         start, end = chosen
         response.set_status(206)
         response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{sealed.size}"
@@ -93,12 +109,17 @@ async def answer_sealed(
         await response.prepare(request)
         await response.write(sealed.content[start:end])
     else:
-        # Opened before the headers go out: a file that is gone can still be answered properly.
+        # Looked at before the headers go out: what is gone or damaged can still be answered so.
         async with aiofiles.open(sealed.content, "rb") as file:
+            if os.fstat(file.fileno()).st_size != sealed.size:
+                raise OSError(errno.EIO, _DAMAGED, str(sealed.content))
             await response.prepare(request)
             await file.seek(start)
             left = end - start
-            while left and (chunk := await file.read(min(CHUNK, left))):
+            while left:
+                chunk = await file.read(min(CHUNK, left))
+                if not chunk:
+                    raise OSError(errno.EIO, _DAMAGED, str(sealed.content))
                 await response.write(chunk)
                 left -= len(chunk)
     await response.write_eof()

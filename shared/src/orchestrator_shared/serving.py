@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from orchestrator_shared import __version__
 from orchestrator_shared.errors import SettingError, StartError
@@ -45,8 +46,18 @@ def set_up_log(level: str) -> None:
     logging.basicConfig(
         level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", force=True
     )
+    debug = level == "DEBUG"
     for name in ("aiohttp.access", "aiosqlite", "asyncio"):
-        logging.getLogger(name).setLevel(level if level == "DEBUG" else "WARNING")
+        logging.getLogger(name).setLevel(level if debug else "WARNING")
+    # What a caller sends that cannot be used is answered, and is no event here.
+    logging.getLogger("python_multipart").setLevel(level if debug else "ERROR")
+    if not debug:
+        logging.getLogger("aiohttp.server").addFilter(_is_ours)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether it tells of more than a request that is not HTTP."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def raise_open_files() -> None:
@@ -84,7 +95,8 @@ async def serve(app: web.Application, settings: Settings) -> None:
 
 
 def _address(address: tuple[str, int]) -> str:
-    return f"http://{address[0]}:{address[1]}"
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"http://{host}:{address[1]}"
 
 
 def run(program: str, start: Callable[[], web.Application], settings: Settings) -> int:

@@ -34,7 +34,7 @@ def number(text: str, minimum: int = 0) -> int:
     Raises:
         ValueError: it is none, or less than `minimum`.
     """
-    if not re.fullmatch(r"[+-]?\d{1,18}", text):
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
         raise ValueError(f"'{text}' is not a whole number")
     if int(text) < minimum:
         raise ValueError(f"'{text}' is less than {minimum}")
@@ -55,7 +55,7 @@ def port(text: str) -> int:
 
 def size(text: str) -> int:
     """Bytes; with k, M, G or T (also kB, KiB, …) as powers of 1024."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.lower())
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([kmgt]?)(?:i?b)?", text.lower())
     if not match:
         raise ValueError(f"'{text}' is not a size, such as 1073741824, 400MiB or 1G")
     return int(float(match[1]) * _SIZES[match[2]])
@@ -63,7 +63,7 @@ def size(text: str) -> int:
 
 def seconds(text: str) -> float:
     """Seconds; with m, h or d as minutes, hours or days."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.lower())
+    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,18})?)\s*([smhd]?)", text.lower())
     if not match:
         raise ValueError(f"'{text}' is not a time, such as 0.5, 15s, 10m or 7d")
     return float(match[1]) * _SECONDS[match[2]]
@@ -82,8 +82,15 @@ def optional(parse: Callable[[str], T]) -> Callable[[str], T | None]:
 
 
 def path(text: str) -> Path:
-    """A path, made absolute."""
-    return Path(text).expanduser().absolute()
+    """A path, made absolute; `~` is a home directory.
+
+    Raises:
+        ValueError: nobody knows whose.
+    """
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"'{text}' begins with a home directory that is not known") from error
 
 
 def names(text: str) -> tuple[str, ...]:

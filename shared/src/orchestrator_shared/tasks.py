@@ -58,15 +58,16 @@ class BackgroundTask:
 
     async def stop(self, _app: web.Application | None = None) -> None:
         """End the loop: an on_cleanup hook. The tick under way gets a moment to finish."""
-        if self._task is None:
+        task = self._task
+        if task is None:
             return
         self._stopping = True
         self.wake()
-        done, _ = await asyncio.wait({self._task}, timeout=STOP_PATIENCE)
+        done, _ = await asyncio.wait({task}, timeout=STOP_PATIENCE)
         if not done:
-            self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+            task.cancel()
+            # Not `await task`: its end by cancellation is not a cancellation of who waits here.
+            await asyncio.wait({task})
         self._task = None
 
     async def _turn(self) -> None:

@@ -1,8 +1,10 @@
 """An upload: from the stream of a multipart request to files in memory or on disk."""
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +18,13 @@ from python_multipart.multipart import MultipartParser
 from orchestrator_shared.errors import BadUpload, Silent, TooLarge
 from orchestrator_shared.folders import fsync_file, fsync_folder, remove_tree
 from orchestrator_shared.multipart import check_name, read_disposition
-from orchestrator_shared.protocol import INLINE_LIMIT, SILENCE_LIMIT
+from orchestrator_shared.protocol import INLINE_FILES_LIMIT, INLINE_LIMIT, SILENCE_LIMIT
 
 #: What a text field may have (bytes), and how many there may be.
 FIELD_LIMIT: Final = 64 * 1024
 FIELDS_LIMIT: Final = 100
+#: How many files there may be: what is known of each is kept in memory.
+FILES_LIMIT: Final = 100_000
 #: How much of a large upload is gathered (bytes) before it is written in one go.
 WRITE_SIZE: Final = 512 * 1024
 #: Room for a name of 255 bytes, each escaped, twice over.
@@ -79,7 +83,8 @@ class _Receiver:
     """The callbacks of the parser: parts become fields and files.
 
     They only collect; the caller writes what has gathered in a thread (`flush`), so that the
-    event loop never waits for a disk.
+    event loop never waits for a disk. A caller that is cancelled leaves that thread behind:
+    `give_up` waits for it, or keeps it from beginning.
     """
 
     def __init__(self, folder: Path, limit: int, inline_limit: int) -> None:
@@ -98,8 +103,9 @@ class _Receiver:
         self._field: str | None = None
         self._text = b""
         self._in_file = False
-        self._open: tuple[int, BinaryIO] | None = None
-        self._hashes: list[hashlib._Hash] = []
+        self._open: tuple[ReceivedFile, BinaryIO, hashlib._Hash] | None = None
+        self._writing = threading.RLock()
+        self._given_up = False
 
     def on_part_begin(self) -> None:
         self._disposition = b""
@@ -124,9 +130,10 @@ class _Receiver:
             name = check_name(found["filename"])
             if name in self._names:
                 raise BadUpload(problem=f"two files have the name '{name}'")
+            if len(self._names) >= FILES_LIMIT:
+                raise BadUpload(problem=f"it has more than {FILES_LIMIT} files")
             self._names.add(name)
             self.upload.files.append(ReceivedFile(name))
-            self._hashes.append(hashlib.sha256())
             self._pieces.append((len(self.upload.files) - 1, b""))
             self._in_file = True
         elif "name" in found:
@@ -166,7 +173,7 @@ class _Receiver:
     @property
     def spilled(self) -> bool:
         """Whether the files are too many bytes, or too many, to be kept in memory."""
-        return self._total > self._inline_limit or self.upload.folder is not None
+        return self._total > self._inline_limit or len(self.upload.files) > INLINE_FILES_LIMIT
 
     def keep_inline(self) -> None:
         """Take the few bytes of a small upload as its body."""
@@ -181,33 +188,53 @@ class _Receiver:
 
     def flush(self) -> None:
         """Write what has gathered to disk: runs in a thread."""
-        if self.upload.folder is None:
-            self._folder.mkdir(mode=0o700, parents=True)
-            self.upload.folder = self._folder
-        for index, piece in self._pieces:
-            received = self.upload.files[index]
-            if self._open is None or self._open[0] != index:
-                self.close()
-                file = open(self._folder / received.name, "xb")  # noqa: SIM115 - open until its end
-                self._open = (index, file)
-            self._open[1].write(piece)
-            self._hashes[index].update(piece)
-            received.size += len(piece)
-            received.sha256 = self._hashes[index].hexdigest()
-        self._pieces.clear()
-        self.pending = 0
+        with self._writing:
+            if self._given_up:
+                return
+            if self.upload.folder is None:
+                self._folder.mkdir(mode=0o700, parents=True)
+                self.upload.folder = self._folder
+            for index, piece in self._pieces:
+                received = self.upload.files[index]
+                if self._open is None or self._open[0] is not received:
+                    self._close()
+                    opened = open(self._folder / received.name, "xb")  # noqa: SIM115 - until its end
+                    self._open = (received, opened, hashlib.sha256())
+                _, file, digest = self._open
+                file.write(piece)
+                digest.update(piece)
+                received.size += len(piece)
+            self._pieces.clear()
+            self.pending = 0
 
-    def close(self) -> None:
-        """Close the file that is open."""
+    def finish(self) -> None:
+        """Write the rest: runs in a thread."""
+        with self._writing:
+            self.flush()
+            self._close()
+
+    def give_up(self) -> None:
+        """Remove what was written: runs in a thread."""
+        with self._writing:
+            self._given_up = True
+            # What stands in its buffer may find the disk full.
+            with contextlib.suppress(OSError):
+                self._close()
+            self.upload.discard()
+
+    def _close(self) -> None:
         if self._open is not None:
-            self._open[1].close()
+            received, file, digest = self._open
             self._open = None
+            received.sha256 = digest.hexdigest()
+            file.close()
 
 
 def _parser(request: web.Request, receiver: _Receiver) -> MultipartParser:
     mime = parse_mimetype(request.headers.get("Content-Type", ""))
-    boundary = mime.parameters.get("boundary")
-    if mime.type != "multipart" or mime.subtype != "form-data" or not boundary:
+    boundary = mime.parameters.get("boundary", "")
+    form = mime.type == "multipart" and mime.subtype == "form-data"
+    if not form or not boundary or not boundary.isascii():
         raise BadUpload(problem="it is not multipart/form-data with a boundary")
     return MultipartParser(
         boundary,
@@ -254,17 +281,17 @@ async def receive_upload(
         if not receiver.finished:
             raise BadUpload(problem="its multipart body is cut short")
         if receiver.spilled:
-            await asyncio.to_thread(receiver.flush)
+            await asyncio.to_thread(receiver.finish)
         else:
             receiver.keep_inline()
-        receiver.close()
     except BaseException as error:
-        receiver.close()
-        await asyncio.to_thread(receiver.upload.discard)
+        await asyncio.to_thread(receiver.give_up)
         if isinstance(error, TimeoutError):
             raise Silent(seconds=SILENCE_LIMIT) from error
         if isinstance(error, FormParserError):
             raise BadUpload(problem=f"it is not well-formed multipart ({error})") from error
+        if isinstance(error, web.RequestPayloadError):
+            raise BadUpload(problem=f"its body is not well-formed HTTP ({error})") from error
         raise
     return receiver.upload
 
