@@ -1,5 +1,6 @@
 """The one place where the parts of the server are put together."""
 
+import asyncio
 import logging
 import warnings
 from collections.abc import Sequence
@@ -27,7 +28,8 @@ from orchestrator_server.terminating import Terminator
 from orchestrator_server.watchers import Watchers
 from orchestrator_shared import __version__
 from orchestrator_shared.answers import errors_become_answers
-from orchestrator_shared.status import ACTIVE, Status
+from orchestrator_shared.errors import SettingError
+from orchestrator_shared.status import ACTIVE, ENDED, Status
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ class Signals:
     def __init__(self, pool: Pool, watchers: Watchers) -> None:
         self.getter: Getter | None = None
         self.sender: Sender | None = None
+        self.cleaner: Cleaner | None = None
         self._pool = pool
         self._watchers = watchers
 
@@ -50,7 +53,8 @@ class Signals:
         """A client is there."""
         if self.getter is not None:
             self.getter.on_listed(client)
-        self.on_room(client)
+        if self.sender is not None:
+            self.sender.look()
 
     def on_room(self, client: Endpoint) -> None:
         """A client may take more."""
@@ -73,6 +77,8 @@ class Signals:
                 f" reason: {change['reason']}" if change["reason"] else "",
             )
             self._wake_sender(change)
+            if change["delete_requested"] and change["new"] in ENDED and self.cleaner is not None:
+                self.cleaner.task.wake()
         self._watchers.publish(changes)
 
     def _wake_sender(self, change: Row) -> None:
@@ -93,12 +99,16 @@ def create_app(config: Config) -> web.Application:
         StartError: a path is in use or cannot be written, or the database cannot be used.
     """
     identity = take_identity(config)
+    try:
+        files = Files(config.data_path)
+    except SettingError:
+        identity.release()
+        raise
     watchers = Watchers()
     pool = Pool(config.services, identity.id, config.client_lost_after)
     signals = Signals(pool, watchers)
     pool.listener = signals
     database = Database(config.db_path, signals.on_commit)
-    files = Files(config.data_path)
     store, records = Jobs(database), Records(database)
     terminator = Terminator(store, records, pool, watchers)
     sender = Sender(database, store, records, files, pool, config.sender_interval)
@@ -109,6 +119,7 @@ def create_app(config: Config) -> web.Application:
         pool,
         terminator,
         {name: service.max_attempts for name, service in config.services.items()},
+        (config.data_path, config.db_path.parent),
         config.min_free_disk,
         config.client_lost_after,
         config.getter_interval,
@@ -121,7 +132,7 @@ def create_app(config: Config) -> web.Application:
         config.max_age,
         config.cleaner_interval,
     )
-    signals.sender, signals.getter = sender, getter
+    signals.sender, signals.getter, signals.cleaner = sender, getter, cleaner
     tasks = (sender.task, getter.task, cleaner.task)
 
     app = web.Application(middlewares=[errors_become_answers])
@@ -138,7 +149,7 @@ def create_app(config: Config) -> web.Application:
 
     async def start(app: web.Application) -> None:
         await database.open()
-        await pool.start()
+        await pool.start(await records.bound_addresses())
         for task in tasks:
             await task.start()
         _announce(config)
@@ -147,10 +158,10 @@ def create_app(config: Config) -> web.Application:
         watchers.close()
 
     async def stop(app: web.Application) -> None:
-        await sender.stop()
-        await getter.stop()
-        await cleaner.task.stop()
+        # First nobody says anything any more, then what that made is let go of.
         await pool.stop()
+        await asyncio.gather(sender.stop(), getter.stop(), cleaner.task.stop())
+        await pool.close()
         await database.close()
         identity.release()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from environs import Env
+from yarl import URL
 
 from orchestrator_shared import settings
 from orchestrator_shared.errors import SettingError
@@ -129,15 +130,14 @@ def _services(env: Env, max_age: float) -> tuple[dict[str, Service], tuple[str, 
         if not name:
             ignored.append(variable)
             continue
+        if not os.environ[variable].strip():
+            continue
         own = found.setdefault(name, {})
         if suffix in own:
             raise SettingError(setting=variable, problem=f"{own[suffix]} says the same; keep one")
-        if env.str(variable).strip():
-            own[suffix] = variable
+        own[suffix] = variable
     return {
-        name: _service(env, name, variables, max_age)
-        for name, variables in found.items()
-        if variables
+        name: _service(env, name, variables, max_age) for name, variables in found.items()
     }, tuple(ignored)
 
 
@@ -145,13 +145,14 @@ def _service(env: Env, name: str, variables: Mapping[str, str], max_age: float) 
     def variable(suffix: str) -> str:
         return variables.get(suffix, f"SERVICE_{name.upper()}_{suffix}")
 
+    own_max_age = read(env, variable("MAX_AGE"), settings.optional(settings.seconds), "")
     return Service(
         name=name,
         clients=_clients(env, variables, variable),
         runs_per_user=read(env, variable("RUNS_PER_USER"), settings.positive, "5"),
         max_runs=read(env, variable("MAX_RUNS"), settings.optional(settings.positive), ""),
         max_attempts=read(env, variable("MAX_ATTEMPTS"), settings.positive, "3"),
-        max_age=read(env, variable("MAX_AGE"), settings.seconds, str(max_age)),
+        max_age=max_age if own_max_age is None else own_max_age,
     )
 
 
@@ -179,6 +180,11 @@ def _clients(
                 setting=variable(suffix),
                 problem=f"it names {len(others)} clients, {variable('UPLOAD_URL')} "
                 f"names {len(uploads)}",
+            )
+    for url in uploads:
+        if URL(url).path == "/":
+            raise SettingError(
+                setting=variable("UPLOAD_URL"), problem=f"'{url}' has no path such as {SUBMIT}"
             )
     own = [ClientAddress.from_base(url.rpartition("/")[0]) for url in uploads]
     return _distinct(

@@ -1,16 +1,19 @@
 """Which server this is: one process, one database and one DATA_PATH that belong together."""
 
+import contextlib
 import secrets
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from orchestrator_server.config import Config
 from orchestrator_server.store.database import StoreUnusable, connect, migrate
+from orchestrator_server.store.files import FOLDERS
 from orchestrator_server.store.queries import sql
 from orchestrator_shared.errors import SettingError, StartError
-from orchestrator_shared.folders import FolderLock, write_whole
+from orchestrator_shared.folders import FolderLock, fsync_folder, write_whole
 
 OWNER: Final = "an orch-server"
 
@@ -25,95 +28,123 @@ class Identity:
     """The id of this server, and its locks, which hold for the life of the process."""
 
     id: str
-    locks: tuple[FolderLock, ...]
+    locks: contextlib.ExitStack
 
     def release(self) -> None:
         """Give the locks back."""
-        for lock in self.locks:
-            lock.release()
+        self.locks.close()
 
 
 def take_identity(config: Config) -> Identity:
     """Lock database and DATA_PATH, bring the schema up to date, and check that they are a pair.
 
     Raises:
-        SettingError: a path cannot be written, or another process has it.
+        SettingError: a path cannot be used, or another process has it.
         PairBroken: they are no pair; nothing was touched.
         StoreUnusable: the database is damaged, or of a newer version.
     """
-    db_lock = config.db_path.with_name(config.db_path.name + ".lock")
-    locks = (
-        FolderLock(db_lock, config.db_path, "DB_PATH", OWNER),
-        FolderLock(config.data_path / "lock", config.data_path, "DATA_PATH", OWNER),
-    )
-    try:
-        id = _pair(config)
-    except BaseException:
-        for lock in locks:
-            lock.release()
-        raise
-    return Identity(id, locks)
+    wanted = {
+        config.db_path.with_name(config.db_path.name + ".lock"): (config.db_path, "DB_PATH"),
+        config.data_path / "lock": (config.data_path, "DATA_PATH"),
+    }
+    with contextlib.ExitStack() as locks:
+        # A lock that is there says who has it. One that is missing is made only once the pair has
+        # been looked at, so that nothing is left behind where it is broken.
+        try:
+            for there in (True, False):
+                for lock in [lock for lock in wanted if lock.exists() is there]:
+                    what, setting = wanted[lock]
+                    locks.callback(FolderLock(lock, what, setting, OWNER).release)
+                found = _look(config)
+        except PermissionError as error:
+            raise SettingError(
+                setting="DB_PATH, DATA_PATH",
+                problem=f"{error.filename} cannot be read: {error.strerror}",
+            ) from error
+        return Identity(_pair(config, found), locks.pop_all())
 
 
-def _pair(config: Config) -> str:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the two say of themselves: their ids, and whether the database was ever one of two."""
+
+    database: str | None
+    data: str | None
+    paired: bool
+
+
+def _look(config: Config) -> _Found:
+    """Look at both, and touch neither."""
     id_file = config.data_path / "id"
     of_data = id_file.read_text().strip() if id_file.exists() else None
-    of_database, empty = _peek(config.db_path)
+    of_database, paired = _peek(config.db_path)
+    problem = None
     if of_database is None and of_data is not None:
-        raise PairBroken(
-            db_path=config.db_path,
-            data_path=config.data_path,
-            problem="there are files of jobs, but no database",
-        )
-    if of_database is not None and of_data is None and not empty:
-        raise PairBroken(
-            db_path=config.db_path,
-            data_path=config.data_path,
-            problem="the database has jobs, but the folder has no files of them",
-        )
-    if of_database is not None and of_data is not None and of_database != of_data:
-        raise PairBroken(
-            db_path=config.db_path,
-            data_path=config.data_path,
-            problem=f"their ids are {of_database} and {of_data}",
-        )
-    id = of_database or secrets.token_hex(16)
-    _set_up(config.db_path, id)
+        problem = "the folder belongs to a database, which is missing"
+    elif paired and of_data is None:
+        problem = "the database belongs to a folder with the files of its jobs, which is missing"
+    elif of_database is not None and of_data is not None and of_database != of_data:
+        problem = f"their ids are {of_database} and {of_data}"
+    if problem is not None:
+        raise PairBroken(db_path=config.db_path, data_path=config.data_path, problem=problem)
     if of_data is None:
-        write_whole(id_file, id.encode() + b"\n", durable=True)
-    return id
+        for name in FOLDERS:
+            if (config.data_path / name).exists():
+                raise SettingError(
+                    setting="DATA_PATH",
+                    problem=f"{config.data_path} has a folder '{name}' that is not of orch-server; "
+                    "choose an empty one",
+                )
+    return _Found(of_database, of_data, paired)
 
 
 def _peek(path: Path) -> tuple[str | None, bool]:
-    """The id in a database, and whether it never had a job; None where there is no database."""
+    """The id in a database, if there is one, and whether a folder has been given the same."""
+    if path.is_dir():
+        raise SettingError(setting="DB_PATH", problem=f"{path} is a directory")
     if not path.exists() or path.stat().st_size == 0:
-        return None, True
+        return None, False
+    # Without the file that SQLite writes ahead to nothing else is to be read, or to be made.
+    mode = "ro" if path.with_name(path.name + "-wal").exists() else "ro&immutable=1"
     try:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-        try:
+        with contextlib.closing(
+            sqlite3.connect(f"file:{quote(str(path))}?mode={mode}", uri=True)
+        ) as connection:
             tables = {name for (name,) in connection.execute(sql("tables"))}
             if not tables:
-                return None, True
+                return None, False
             if not {"meta", "jobs", "history"} <= tables:
                 raise SettingError(
                     setting="DB_PATH", problem=f"{path} is not a database of orch-server"
                 )
-            row = connection.execute(sql("meta"), {"key": "id"}).fetchone()
-            jobs = connection.execute(sql("ever_had_jobs")).fetchone()
-        finally:
-            connection.close()
+            id, paired = (
+                connection.execute(sql("meta"), {"key": key}).fetchone() for key in ("id", "paired")
+            )
     except sqlite3.Error as error:
         raise StoreUnusable(path=path, problem=f"{error}. Restore it from a backup.") from error
-    return (row[0] if row else None), jobs[0] == 0
+    return (id[0] if id else None), paired is not None
 
 
-def _set_up(path: Path, id: str) -> None:
+def _pair(config: Config, found: _Found) -> str:
+    """Bring the schema up to date; where they are new, give both the same id.
+
+    The database is marked as paired last: a first start that was cut short is begun again.
+    """
+    id = found.database or secrets.token_hex(16)
     try:
-        connection = connect(path)
-        try:
-            migrate(connection, path)
-            connection.execute(sql("set_meta"), {"key": "id", "value": id})
-        finally:
-            connection.close()
+        with contextlib.closing(connect(config.db_path)) as connection:
+            migrate(connection, config.db_path)
+            if not found.paired:
+                connection.execute(sql("set_meta"), {"key": "id", "value": id})
+                fsync_folder(config.db_path.parent)
+                if found.data is None:
+                    write_whole(config.data_path / "id", id.encode() + b"\n", durable=True)
+                connection.execute(sql("set_meta"), {"key": "paired", "value": "yes"})
     except sqlite3.Error as error:
-        raise StoreUnusable(path=path, problem=f"{error}.") from error
+        raise StoreUnusable(path=config.db_path, problem=f"{error}.") from error
+    except OSError as error:
+        raise SettingError(
+            setting="DATA_PATH",
+            problem=f"{config.data_path} cannot be written: {error.strerror}",
+        ) from error
+    return id

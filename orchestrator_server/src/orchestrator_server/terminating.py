@@ -9,14 +9,17 @@ from orchestrator_server.clients.pool import Pool
 from orchestrator_server.store.job import Job
 from orchestrator_server.store.jobs import Jobs
 from orchestrator_server.store.records import Records
-from orchestrator_server.watchers import Watchers
+from orchestrator_server.watchers import Watch, Watchers
 from orchestrator_shared.errors import ClientUnreachable
-from orchestrator_shared.status import TERMINAL
+from orchestrator_shared.status import ACTIVE, TERMINAL
 
 log = logging.getLogger(__name__)
 
 #: How much longer than the client's KILL_GRACE (seconds) a caller waits for the end.
 PATIENCE: Final = 5.0
+#: How long to wait (seconds) before a client that did not hear the wish is told again.
+AGAIN_FIRST: Final = 1.0
+AGAIN_MOST: Final = 30.0
 
 
 class Terminator:
@@ -52,16 +55,30 @@ class Terminator:
             return job
 
     async def kill(self, job: Job) -> None:
-        """Tell the client that holds a job to end it. A job whose submit has no outcome yet is
-        told of once it has; one whose client is away, once that is back."""
-        client = self._pool.at(job.instance)
+        """Tell the client that holds a job to end it, again and again until it has heard. A job
+        whose submit has no outcome yet is told of once it has; one whose client is away, once
+        that is back."""
         key = (job.id, job.attempt)
-        if client is None or job.payload is None or job.status in TERMINAL or key in self._killing:
+        if job.payload is None or key in self._killing:
             return
         self._killing.add(key)
         try:
-            await client.requests.kill(job)
-        except ClientUnreachable as error:
-            log.warning("job %d: %s", job.id, error)
+            with self._watchers.watch(job.id) as watch:
+                await self._tell(job, watch)
         finally:
             self._killing.discard(key)
+
+    async def _tell(self, job: Job, watch: Watch) -> None:
+        attempt, delay = job.attempt, AGAIN_FIRST
+        while job.status in ACTIVE and job.attempt == attempt and not self._watchers.closed:
+            client = self._pool.at(job.instance)
+            if client is None:
+                return
+            try:
+                await client.requests.kill(job)
+                return
+            except ClientUnreachable as error:
+                log.warning("job %d: %s", job.id, error)
+            await watch.next(delay)
+            delay = min(2 * delay, AGAIN_MOST)
+            job = await self._records.get(job.id)

@@ -1,7 +1,7 @@
 """What /swagger-ui says of a route, written beside its handler."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from aiohttp_apispec import docs, querystring_schema
 from marshmallow import Schema
@@ -14,6 +14,15 @@ H = TypeVar("H", bound=Callable[..., Any])
 _ALWAYS: Mapping[int, str] = {
     500: "It failed inside; the log has more.",
     503: "Not available just now; try again in a moment.",
+}
+
+#: Of a route that is about one job.
+JOB_ID: Final[dict[str, Any]] = {
+    "in": "path",
+    "name": "id",
+    "type": "integer",
+    "required": True,
+    "description": "The id of the job.",
 }
 
 
@@ -31,13 +40,12 @@ def describe(
     `ok` maps a status to its description and body (None: no JSON); `more` goes into the
     operation as it is (parameters, consumes, produces).
     """
+    bodies = {status: (text, AnswerSchema) for status, text in {**_ALWAYS, **errors}.items()}
     responses: dict[int, dict[str, Any]] = {}
-    for status, (description, schema) in ok.items():
+    for status, (description, schema) in {**bodies, **ok}.items():
         responses[status] = {"description": description}
         if schema is not None:
             responses[status]["schema"] = schema
-    for status, description in {**errors, **_ALWAYS}.items():
-        responses[status] = {"description": description, "schema": AnswerSchema}
 
     def decorate(handler: H) -> H:
         described: H = docs(tags=[tag], summary=summary, responses=responses, **more)(handler)

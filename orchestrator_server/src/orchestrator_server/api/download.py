@@ -1,21 +1,34 @@
 """6, download: the result as a zip, or how the job stands."""
 
-from typing import Final
+import logging
+from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
-from orchestrator_server.api.describe import describe
+from orchestrator_server.api.describe import JOB_ID, describe
 from orchestrator_server.api.parameters import Query, read_id, read_query
 from orchestrator_server.api.record import job_answer, status_header
+from orchestrator_server.clients.requests import UNREACHABLE
 from orchestrator_server.keys import FILES, POOL, RECORDS
 from orchestrator_server.store.job import Job
+from orchestrator_shared.answers import answer
 from orchestrator_shared.errors import ClientUnreachable, OrchestratorError
 from orchestrator_shared.protocol import AnswerSchema
 from orchestrator_shared.sealed import Sealed, answer_sealed
 from orchestrator_shared.status import ACTIVE, Status
 
+log = logging.getLogger(__name__)
+
 #: The ends of which the server has stored files.
 _STORED: Final = frozenset({Status.COMPLETED, Status.FAILED, Status.KILLED})
+
+_PARAMETERS: Final[list[dict[str, Any]]] = [
+    JOB_ID,
+    *(
+        {"in": "header", "name": name, "type": "string"}
+        for name in ("Range", "If-Range", "If-None-Match")
+    ),
+]
 
 
 class ResultMissing(OrchestratorError):
@@ -39,10 +52,7 @@ class ResultMissing(OrchestratorError):
         416: "The range lies behind the end.",
     },
     produces=["application/zip", "application/json"],
-    parameters=[
-        {"in": "header", "name": name, "type": "string"}
-        for name in ("Range", "If-Range", "If-None-Match")
-    ],
+    parameters=_PARAMETERS,
 )
 async def download(request: web.Request) -> web.StreamResponse:
     """GET, HEAD /download/{id}."""
@@ -62,13 +72,17 @@ async def download(request: web.Request) -> web.StreamResponse:
     ok={
         200: ("The zip of its working directory.", None),
         204: ("There is none: Queued, Processing, Invalid or Cleaned.", None),
+        206: ("The part that was asked for (Range), of a job that has ended.", None),
+        304: ("The zip is the one that the caller has (If-None-Match).", None),
     },
     errors={
         400: "A parameter cannot be used.",
         404: "There is no such job.",
+        416: "The range lies behind the end.",
         502: "The client that has the job cannot be reached.",
     },
     produces=["application/zip", "application/json"],
+    parameters=_PARAMETERS,
 )
 async def download_partial(request: web.Request) -> web.StreamResponse:
     """GET /download_partial/{id}."""
@@ -103,9 +117,16 @@ async def _stored(request: web.Request, job: Job) -> web.StreamResponse:
         sealed = Sealed(content if content is not None else where, result.size, result.sha256)
         try:
             return await answer_sealed(request, sealed, _headers(job))
-        except FileNotFoundError as error:
+        except web.HTTPRequestRangeNotSatisfiable as error:
+            behind = "The range lies behind the end of the result."
+            headers = {**status_header(job), hdrs.CONTENT_RANGE: error.headers[hdrs.CONTENT_RANGE]}
+            return answer(416, behind, id=job.id, state=job.status, headers=headers)
+        except ConnectionError:
+            raise
+        except OSError as error:
             job = await request.app[RECORDS].get(job.id)
             if job.status is not Status.CLEANED:
+                log.error("the result of job %d cannot be read: %s", job.id, error)
                 raise ResultMissing(job=job.id).about(job.id, job.status) from error
     return web.Response(status=204, headers=status_header(job))
 
@@ -119,8 +140,14 @@ async def _pass_through(request: web.Request, job: Job) -> web.StreamResponse:
         response = web.StreamResponse(headers=_headers(job))
         response.content_type = "application/zip"
         await response.prepare(request)
-        if request.method != "HEAD":
-            async for chunk in zipped.content.iter_any():
-                await response.write(chunk)
-        await response.write_eof()
+        try:
+            if request.method != "HEAD":
+                async for chunk in zipped.content.iter_any():
+                    await response.write(chunk)
+            await response.write_eof()
+        except UNREACHABLE as error:
+            log.info("job %d: a download of its directory was cut short: %s", job.id, error)
+            # Nobody must take the part for the whole, nor what would follow for its rest.
+            if request.transport is not None:
+                request.transport.close()
         return response

@@ -31,6 +31,7 @@ async def health(request: web.Request) -> web.Response:
     return web.json_response(report, status=503 if report["problems"] else 200)
 
 
+@describe("health", "To this page", ok={302: ("It is at /swagger-ui/.", None)}, errors={})
 async def to_swagger(_request: web.Request) -> web.StreamResponse:
     """GET /swagger."""
     raise web.HTTPFound("/swagger-ui/")

@@ -5,7 +5,7 @@ from typing import Any
 
 from aiohttp import web
 
-from orchestrator_server.api.describe import describe
+from orchestrator_server.api.describe import JOB_ID, describe
 from orchestrator_server.api.parameters import (
     EventsQuery,
     JobQuery,
@@ -28,6 +28,7 @@ from orchestrator_shared.status import TERMINAL
     query=JobQuery,
     ok={200: ("The record.", JobSchema)},
     errors={400: "A parameter cannot be used.", 404: "There is no such job."},
+    parameters=[JOB_ID],
 )
 async def job(request: web.Request) -> web.Response:
     """GET /jobs/{id}."""

@@ -1,11 +1,12 @@
 """What a request brings in its path and query, checked."""
 
+import re
 from typing import Any, Final
 
 from aiohttp import web
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
-from orchestrator_shared.errors import BadParameter, NotFound
+from orchestrator_shared.errors import BadParameter, NotFound, OrchestratorError
 from orchestrator_shared.protocol import service_name
 from orchestrator_shared.status import Status
 
@@ -14,7 +15,25 @@ MOST: Final = 2**63 - 1
 #: The longest that a caller waits (seconds).
 WAIT_MOST: Final = 60.0
 
+_ID: Final[re.Pattern[str]] = re.compile("[0-9]{1,19}")
+
 _number = validate.Range(min=0, max=MOST)
+
+
+class NoSuchId(NotFound):
+    """There is no job {text}: an id is a number from 1 to {most}."""
+
+    def __init__(self, text: str) -> None:
+        OrchestratorError.__init__(self, text=text[:40], most=MOST)
+
+
+class Number(fields.Integer):
+    """Digits and nothing else: int() takes '1_0' and the digits of other scripts too."""
+
+    def _validated(self, value: Any) -> int:
+        if not re.fullmatch("[0-9]+", str(value)):
+            raise self.make_error("invalid", input=value)
+        return super()._validated(value)
 
 
 class Query(Schema):
@@ -23,7 +42,7 @@ class Query(Schema):
     class Meta:
         unknown = RAISE
 
-    user_id = fields.Integer(
+    user_id = Number(
         validate=_number,
         metadata={"description": "answer 404 where the job is another user's"},
     )
@@ -36,7 +55,7 @@ class JobQuery(Query):
         validate=validate.Range(min=0),
         metadata={"description": "wait for its end, this many seconds at most (up to 60)"},
     )
-    seen = fields.Integer(
+    seen = Number(
         validate=_number,
         metadata={"description": "with wait: wait for a version other than this instead"},
     )
@@ -48,8 +67,8 @@ class ListQuery(Query):
     service = fields.String()
     status = fields.String(validate=validate.OneOf([status.value for status in Status]))
     ref = fields.String()
-    limit = fields.Integer(load_default=50, validate=validate.Range(min=1, max=500))
-    after = fields.Integer(
+    limit = Number(load_default=50, validate=validate.Range(min=1, max=500))
+    after = Number(
         validate=_number, metadata={"description": "only jobs with a lower id: `next` of a page"}
     )
 
@@ -57,13 +76,13 @@ class ListQuery(Query):
 class EventsQuery(Query):
     """Of the changes."""
 
-    after = fields.Integer(
+    after = Number(
         load_default=0,
         validate=_number,
         metadata={"description": "only changes behind this number: `next` of the last call"},
     )
     service = fields.String()
-    limit = fields.Integer(load_default=50, validate=validate.Range(min=1, max=500))
+    limit = Number(load_default=50, validate=validate.Range(min=1, max=500))
     wait = fields.Float(
         validate=validate.Range(min=0),
         metadata={"description": "wait for a change, this many seconds at most (up to 60)"},
@@ -76,15 +95,15 @@ def read_query(request: web.Request, schema: Schema) -> dict[str, Any]:
     Raises:
         BadParameter: one of its parameters cannot be used; it names the first.
     """
-    names = list(request.query)
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name in request.query if len(request.query.getall(name)) > 1), None)
     if twice:
         raise BadParameter(name=twice, problem="it is given twice")
     try:
         query: dict[str, Any] = schema.load(request.query)
     except ValidationError as error:
         name, problems = next(iter(error.messages_dict.items()))
-        raise BadParameter(name=name, problem=" ".join(problems)) from error
+        problem = " ".join(problems).rstrip(".")
+        raise BadParameter(name=name, problem=problem) from error
     if "service" in query:
         query["service"] = service_name(query["service"])
     return query
@@ -96,10 +115,10 @@ def read_id(request: web.Request) -> int:
     Raises:
         NotFound: no job can have it.
     """
-    id = int(request.match_info["id"])
-    if id > MOST:
-        raise NotFound("job", 0)
-    return id
+    text = request.match_info["id"]
+    if not _ID.fullmatch(text) or int(text) > MOST:
+        raise NoSuchId(text)
+    return int(text)
 
 
 def read_wait(query: dict[str, Any]) -> float:

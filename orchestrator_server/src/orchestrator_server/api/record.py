@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -12,7 +12,7 @@ from orchestrator_server.store.job import Job
 from orchestrator_server.store.records import JobDetails
 from orchestrator_shared.answers import answer
 from orchestrator_shared.protocol import H_JOB_STATUS, JobSchema
-from orchestrator_shared.status import Status
+from orchestrator_shared.status import TERMINAL, Status
 
 _MESSAGES: Mapping[Status, str] = {
     Status.QUEUED: "The job waits for its turn.",
@@ -28,22 +28,29 @@ _MESSAGES: Mapping[Status, str] = {
     Status.CLEANED: "The job's files have been removed.",
 }
 
+#: The last moment of the year 9999 (seconds since 1970): no later one can be written.
+_LAST: Final = 253_402_300_799.0
+
 
 def at(time: float | None) -> str | None:
     """Seconds since 1970 as RFC 3339 in UTC."""
     if time is None:
         return None
     return (
-        datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        datetime.fromtimestamp(min(time, _LAST), UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
     )
 
 
 def message(job: Job) -> str:
     """A sentence for a person: how the job stands, and why."""
     text = _MESSAGES[job.status]
-    if job.kill_requested and job.status not in (Status.KILLED, Status.CLEANED):
+    if job.reason:
+        text = f"{text[:-1]}: {job.reason.rstrip('.')}."
+    if job.kill_requested and job.status not in TERMINAL:
         text += " Its end has been requested."
-    return f"{text[:-1]}: {job.reason}." if job.reason else text
+    return text
 
 
 def summary(request: web.Request, job: Job) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from orchestrator_server.api.describe import describe
+from orchestrator_server.api.describe import JOB_ID, describe
 from orchestrator_server.api.parameters import Query, read_id, read_query
 from orchestrator_server.api.record import job_answer
 from orchestrator_server.keys import CLEANER, JOBS, POOL, RECORDS, TERMINATOR
@@ -23,7 +23,9 @@ from orchestrator_shared.status import TERMINAL, Status
         400: "A parameter cannot be used.",
         404: "There is no such job.",
         409: "It had ended before.",
+        507: "There is no room on the disk to keep the wish.",
     },
+    parameters=[JOB_ID],
 )
 async def terminate(request: web.Request) -> web.Response:
     """POST /terminate/{id}."""
@@ -42,7 +44,12 @@ async def terminate(request: web.Request) -> web.Response:
         200: ("Its files are gone.", AnswerSchema),
         202: ("Its client still has a copy, which goes when it is back.", AnswerSchema),
     },
-    errors={400: "A parameter cannot be used.", 404: "There is no such job."},
+    errors={
+        400: "A parameter cannot be used.",
+        404: "There is no such job.",
+        507: "There is no room on the disk to keep the wish.",
+    },
+    parameters=[JOB_ID],
 )
 async def delete(request: web.Request) -> web.Response:
     """DELETE /jobs/{id}."""
@@ -55,7 +62,7 @@ async def delete(request: web.Request) -> web.Response:
         except InvalidTransition:
             job = await request.app[RECORDS].get(id)
     if job.status in TERMINAL:
-        job = await request.app[CLEANER].clean(id, "deleted on request") or job
+        await request.app[CLEANER].clean(id, "deleted on request")
         job = await request.app[RECORDS].get(id)
     gone = job.status is Status.CLEANED and not request.app[POOL].has_copy(job)
     return job_answer(200 if gone else 202, job)

@@ -38,6 +38,7 @@ _PARAMETERS: Final[list[dict[str, Any]]] = [
         "type": "integer",
         "required": True,
         "minimum": 0,
+        "maximum": MOST,
         "description": "Whom the job is for.",
     },
     {
@@ -113,6 +114,10 @@ async def _insert(request: web.Request, received: Upload, key: str | None) -> tu
         )
         kept = new
         return job, new
+    except asyncio.CancelledError:
+        # The commit may still come; what no record owns in the end, the Cleaner finds.
+        kept = True
+        raise
     finally:
         # After a commit that failed, only a new look can tell whether the record is there.
         if not kept and received.folder is not None and not await records.owns(folder):
@@ -147,6 +152,6 @@ def _fields(request: web.Request, received: Upload) -> tuple[int, str, str | Non
 
 def _idempotency_key(request: web.Request) -> str | None:
     key = request.headers.get(H_KEY)
-    if key is not None and not 1 <= len(key) <= KEY_LIMIT:
-        raise BadUpload(problem=f"{H_KEY} has 1 to {KEY_LIMIT} characters")
+    if key is not None and not (1 <= len(key) <= KEY_LIMIT and key.isprintable()):
+        raise BadUpload(problem=f"{H_KEY} has 1 to {KEY_LIMIT} printable characters")
     return key

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -15,6 +16,7 @@ from orchestrator_server.clients.outcomes import (
     OutcomeUnknown,
     Refused,
     RefusedForNow,
+    SubmitError,
 )
 from orchestrator_server.clients.requests import UNREACHABLE, Payload, Requests
 from orchestrator_server.config import ClientAddress
@@ -29,6 +31,7 @@ from orchestrator_shared.protocol import (
     SILENCE_LIMIT,
     STREAM,
 )
+from orchestrator_shared.status import PayloadStatus
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,8 @@ RETRY_MOST: Final = 2.0
 #: Likewise before a client that refused a job is sent another.
 BACKOFF_FIRST: Final = 0.5
 BACKOFF_MOST: Final = 30.0
+#: How long a client may take (seconds) to agree that a stream ends.
+CLOSE_PATIENCE: Final = 1.0
 
 
 class Listener(Protocol):
@@ -63,7 +68,9 @@ class Endpoint:
         server: str,
         lost_after: float,
         listener: Listener,
+        twin: Callable[["Endpoint"], "Endpoint | None"],
     ) -> None:
+        """`twin` gives another endpoint that follows the client which was met at this one."""
         self.address = address
         self.requests = Requests(address, session, server)
         self.instance: str | None = None
@@ -75,8 +82,8 @@ class Endpoint:
         self.last_seen: float | None = None
         #: Whether it has told of every payload on the stream that is open now.
         self.listed = False
-        #: Why it gets no jobs although it answers.
-        self.out: str | None = None
+        #: The endpoint that follows the client which answers here too.
+        self.same_as: Endpoint | None = None
         #: Whether the refusal it backs off for was for want of room on its disk.
         self.disk_full = False
         #: The payloads it told of on the stream that is open now.
@@ -85,8 +92,11 @@ class Endpoint:
         self._server = server
         self._lost_after = lost_after
         self._listener = listener
+        self._twin = twin
         self._stream: ClientWebSocketResponse | None = None
-        self._submits: dict[tuple[int, int], asyncio.Future[None]] = {}
+        #: What it was told to drop on the stream that is open now, and has not confirmed.
+        self._acknowledged: set[tuple[int, int]] = set()
+        self._submits: dict[tuple[int, int], asyncio.Future[SubmitError | None]] = {}
         self._backoff = 0.0
         self._backoff_until = 0.0
         self._problem = ""
@@ -95,6 +105,11 @@ class Endpoint:
     def name(self) -> str:
         """How it is called in records and logs: its base URL."""
         return self.address.base
+
+    @property
+    def connected(self) -> bool:
+        """Whether a stream is open on which it has said who it is."""
+        return self._stream is not None
 
     @property
     def backing_off(self) -> bool:
@@ -107,6 +122,9 @@ class Endpoint:
         """Keep the stream open for as long as the server lives."""
         delay = RETRY_FIRST
         while True:
+            if await self._is_followed_elsewhere():
+                await asyncio.sleep(RETRY_MOST)
+                continue
             try:
                 await self._follow_once()
                 self._problem = "it closed the stream"
@@ -114,6 +132,9 @@ class Endpoint:
                 self._problem = str(error)
             except UNREACHABLE as error:
                 self._problem = str(error) or type(error).__name__
+            except Exception as error:
+                self._problem = f"{type(error).__name__}: {error}"
+                log.exception("the stream of client %s failed, and is opened again", self.name)
             if self.listed:
                 delay = RETRY_FIRST
                 log.warning("client %s is cut off: %s", self.name, self._problem)
@@ -121,13 +142,24 @@ class Endpoint:
             await asyncio.sleep(delay)
             delay = min(2 * delay, RETRY_MOST)
 
+    async def _is_followed_elsewhere(self) -> bool:
+        """Whether the client at this address is followed at another: it is used once, and keeps
+        one stream per server."""
+        twin = self._twin(self)
+        if twin is None or await self.requests.instance() != self.instance:
+            self.same_as = None
+        elif self.same_as is not twin:
+            self.same_as = twin
+            log.warning("%s and %s are the same client: it is used once", self.name, twin.name)
+        return self.same_as is not None
+
     async def _follow_once(self) -> None:
         headers = {H_PROTOCOL: str(PROTOCOL), H_SERVER: self._server}
         async with asyncio.timeout(self._lost_after):
             stream = await self._session.ws_connect(
                 self.address.base + STREAM, headers=headers, max_msg_size=FRAME_LIMIT
             )
-        async with stream:
+        try:
             while True:
                 message = await stream.receive(timeout=self._lost_after)
                 if message.type is not aiohttp.WSMsgType.BINARY:
@@ -138,6 +170,11 @@ class Endpoint:
                     self._greet(header, stream)
                 elif self._stream is not None:
                     self._hear(kind, header, body)
+        finally:
+            # A client that hangs reads nothing, not even this.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_PATIENCE):
+                    await stream.close()
 
     def _greet(self, hello: dict[str, Any], stream: ClientWebSocketResponse) -> None:
         if hello["protocol"] != PROTOCOL:
@@ -149,15 +186,18 @@ class Endpoint:
         self.slots = hello["slots"]
         self.kill_grace = hello["kill_grace"]
         self.told.clear()
+        self._acknowledged.clear()
         self._stream = stream
 
     def _hear(self, kind: str, header: dict[str, Any], body: bytes) -> None:
         if kind == "state":
             payload = header["payload"]
             key = (payload["job"], payload["attempt"])
+            self._decide(key, None)
+            if payload["status"] is PayloadStatus.CLEANED and key in self._acknowledged:
+                self._acknowledged.discard(key)
+                return
             self.told.add(key)
-            if (submit := self._submits.get(key)) is not None and not submit.done():
-                submit.set_result(None)
             self._listener.on_state(self, payload, body)
         elif kind == "heartbeat":
             more = header["others"] < self.others
@@ -170,20 +210,24 @@ class Endpoint:
             log.info("client %s is there: %d slots", self.name, self.slots)
             self._listener.on_listed(self)
         elif kind == "refused":
-            submit = self._submits.get((header["job"], header["attempt"]))
-            if submit is not None and not submit.done():
-                submit.set_exception(
-                    RefusedForNow(header["message"], disk=header["disk"])
-                    if header["transient"]
-                    else Refused(message=header["message"])
-                )
+            self._decide(
+                (header["job"], header["attempt"]),
+                RefusedForNow(header["message"], disk=header["disk"])
+                if header["transient"]
+                else Refused(message=header["message"]),
+            )
+
+    def _decide(self, key: tuple[int, int], error: SubmitError | None) -> None:
+        """The outcome of a small submit, if it is one that somebody waits for."""
+        submit = self._submits.get(key)
+        if submit is not None and not submit.done():
+            submit.set_result(error)
 
     def _forget_stream(self) -> None:
         self._stream = None
         self.listed = False
-        for submit in self._submits.values():
-            if not submit.done():
-                submit.set_exception(OutcomeUnknown(problem="the stream broke"))
+        for key in list(self._submits):
+            self._decide(key, OutcomeUnknown(problem="the stream broke"))
 
     async def _send(self, frame: bytes) -> None:
         """Put a frame on the stream.
@@ -211,7 +255,7 @@ class Endpoint:
                 await self._submit_small(job, job_input, job_input.body)
             else:
                 await self.requests.submit(job, job_input, folder)
-        except (NotReceived, RefusedForNow) as error:
+        except (NotReceived, RefusedForNow, OutcomeUnknown) as error:
             self._back_off(disk=isinstance(error, RefusedForNow) and error.disk)
             raise
         self._end_backoff()
@@ -225,7 +269,7 @@ class Endpoint:
             "service": job.service,
             "files": job_input.files,
         }
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[SubmitError | None] = asyncio.get_running_loop().create_future()
         self._submits[key] = answer
         try:
             if self._stream is None:
@@ -235,7 +279,8 @@ class Endpoint:
             except ClientUnreachable as error:
                 raise OutcomeUnknown(problem=str(error)) from error
             async with asyncio.timeout(SILENCE_LIMIT):
-                await answer
+                if (refusal := await answer) is not None:
+                    raise refusal
         except TimeoutError as error:
             raise OutcomeUnknown(problem=f"no answer for {SILENCE_LIMIT:.0f} s") from error
         finally:
@@ -243,6 +288,8 @@ class Endpoint:
 
     def _back_off(self, *, disk: bool) -> None:
         self.disk_full = disk
+        if self.backing_off:  # several jobs that were under way count once
+            return
         self._backoff = min(max(2 * self._backoff, BACKOFF_FIRST), BACKOFF_MOST)
         self._backoff_until = time.monotonic() + self._backoff
         loop = asyncio.get_running_loop()
@@ -260,3 +307,4 @@ class Endpoint:
         with contextlib.suppress(ClientUnreachable):
             await self._send(pack_frame("acknowledge", {"job": job, "attempt": attempt}))
             self.told.discard((job, attempt))
+            self._acknowledged.add((job, attempt))

@@ -1,15 +1,13 @@
 """All clients: which of them are there, what they offer, and where a job's client answers."""
 
 import asyncio
-import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import aiohttp
-from aiohttp import web
 
 from orchestrator_server.clients.endpoint import Endpoint, Listener
 from orchestrator_server.clients.requests import new_session
-from orchestrator_server.config import Service
+from orchestrator_server.config import ClientAddress, Service
 from orchestrator_server.queue.dispatch import Limits, Offer
 from orchestrator_server.queue.waiting import Clients
 from orchestrator_server.store.job import Job
@@ -35,27 +33,34 @@ class Pool:
         self._tasks: list[asyncio.Task[None]] = []
         self._session: aiohttp.ClientSession | None = None
 
-    async def start(self, _app: web.Application | None = None) -> None:
-        """Begin to follow every client: an on_startup hook. `listener` has been set before."""
+    async def start(self, bound: Iterable[str]) -> None:
+        """Begin to follow every client, and those at the addresses `bound`, which have jobs yet
+        even if no service names them any more. `listener` has been set before."""
         assert self.listener is not None  # noqa: S101
         self._session = new_session()
-        for service in self.services.values():
-            for address in service.clients:
-                if address.base not in self._endpoints:
-                    endpoint = Endpoint(
-                        address, self._session, self._server, self._lost_after, self.listener
-                    )
-                    self._endpoints[address.base] = endpoint
-                    self._tasks.append(asyncio.create_task(endpoint.follow(), name=address.base))
+        named = [address for service in self.services.values() for address in service.clients]
+        for address in (*named, *map(ClientAddress.from_base, bound)):
+            if address.base not in self._endpoints:
+                endpoint = Endpoint(
+                    address,
+                    self._session,
+                    self._server,
+                    self._lost_after,
+                    self.listener,
+                    self._twin,
+                )
+                self._endpoints[address.base] = endpoint
+                self._tasks.append(asyncio.create_task(endpoint.follow(), name=address.base))
 
-    async def stop(self, _app: web.Application | None = None) -> None:
-        """Let go of every client: an on_cleanup hook."""
+    async def stop(self) -> None:
+        """Follow no client any more: from now on none says anything."""
         for task in self._tasks:
             task.cancel()
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+
+    async def close(self) -> None:
+        """Let go of every connection."""
         if self._session is not None:
             await self._session.close()
 
@@ -93,8 +98,21 @@ class Pool:
         known = self._known(instance)
         return known.name if known else instance
 
-    def _known(self, instance: str) -> Endpoint | None:
-        return next((e for e in self._endpoints.values() if e.instance == instance), None)
+    def is_replaced(self, job: Job) -> bool:
+        """Whether another client answers where the one that has this job did, and that one
+        nowhere."""
+        there = self._endpoints.get(job.client or "")
+        return there is not None and there.listed and self._known(job.instance) is None
+
+    def _known(self, instance: str | None) -> Endpoint | None:
+        return self.at(instance) or next(
+            (e for e in self._endpoints.values() if e.instance == instance), None
+        )
+
+    def _twin(self, endpoint: Endpoint) -> Endpoint | None:
+        """Another endpoint that follows the client which was met at this one."""
+        others = (e for e in self._endpoints.values() if e is not endpoint and e.connected)
+        return next((e for e in others if e.instance == endpoint.instance), None)
 
     def sharing(self, service: str) -> set[str]:
         """The services that have a client in common with this one, itself among them."""
@@ -108,12 +126,9 @@ class Pool:
     def _of(self, service: str) -> list[Endpoint]:
         """The clients of a service that are there; one at two addresses is used once."""
         addresses = self.services[service].clients if service in self.services else ()
-        there = {
-            endpoint.instance: endpoint
-            for address in reversed(addresses)
-            if (endpoint := self._endpoints[address.base]).listed and endpoint.out is None
-        }
-        return list(there.values())
+        found = [self._endpoints[address.base] for address in reversed(addresses)]
+        there = [endpoint.same_as or endpoint for endpoint in found]
+        return list({e.instance: e for e in there if e.listed}.values())
 
     def view(self, service: str) -> Clients:
         """What the Sender decides by."""

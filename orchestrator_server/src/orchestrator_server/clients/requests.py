@@ -22,7 +22,7 @@ from orchestrator_server.clients.outcomes import (
 )
 from orchestrator_server.config import ClientAddress
 from orchestrator_server.store.job import Job, JobInput
-from orchestrator_shared.errors import ClientUnreachable
+from orchestrator_shared.errors import ClientUnreachable, Transient
 from orchestrator_shared.multipart import body_length, stream_body
 from orchestrator_shared.protocol import (
     H_ATTEMPT,
@@ -31,6 +31,7 @@ from orchestrator_shared.protocol import (
     H_PROTOCOL,
     H_SERVER,
     H_SERVICE,
+    LIVE,
     PROTOCOL,
     RESULT,
     RETRIEVE_PARTIAL,
@@ -43,6 +44,9 @@ Payload = dict[str, Any]
 FETCH_TRIES: Final = 3
 #: How much of a result is gathered (bytes) before it is written in one go.
 WRITE_SIZE: Final = 1024 * 1024
+#: The answers to a submit that would be the same at every other try: the job cannot be used,
+#: there is a newer attempt of it, or it is too large. Others may come from a wrong URL or a proxy.
+REFUSED_FOR_GOOD: Final = (400, 409, 413)
 #: For requests that are answered at once.
 _SHORT: Final = ClientTimeout(total=10)
 
@@ -58,6 +62,14 @@ class Requests:
         self._session = session
         self._server = server
 
+    async def instance(self) -> str | None:
+        """Which client answers at this address; None if none does."""
+        try:
+            async with self._session.get(self._address.base + LIVE, timeout=_SHORT) as response:
+                return response.headers.get(H_INSTANCE)
+        except UNREACHABLE:
+            return None
+
     # --- 3 send
 
     async def submit(self, job: Job, job_input: JobInput, folder: Path) -> None:
@@ -68,12 +80,17 @@ class Requests:
         """
         boundary = uuid.uuid4().hex
         written = False
+        loop = asyncio.get_running_loop()
+        silence = asyncio.timeout(None)
 
         async def body() -> AsyncIterator[bytes]:
             nonlocal written
             paths = [(name, folder / name) for name, _ in job_input.sizes]
             async for chunk in stream_body(boundary, paths):
+                # aiohttp limits only how long an answer takes, not how long nothing is taken.
+                silence.reschedule(loop.time() + SILENCE_LIMIT)
                 yield chunk
+            silence.reschedule(None)
             written = True
 
         headers = {
@@ -83,15 +100,16 @@ class Requests:
             hdrs.CONTENT_LENGTH: str(body_length(boundary, job_input.sizes)),
         }
         try:
-            async with self._session.post(
-                self._address.submit, data=body(), headers=headers
-            ) as response:
+            async with (
+                silence,
+                self._session.post(self._address.submit, data=body(), headers=headers) as response,
+            ):
                 if response.status != 200:
                     raise await self._refusal(response)
         except SubmitError:
             raise
         except UNREACHABLE as error:
-            problem = f"{self._address.base}: {error}"
+            problem = f"{self._address.base}: {error or 'it takes nothing'}"
             if written and not isinstance(error, aiohttp.ClientConnectorError):
                 raise OutcomeUnknown(problem=problem) from error
             raise NotReceived(problem=problem) from error
@@ -101,11 +119,11 @@ class Requests:
         message = f"HTTP {response.status}"
         with contextlib.suppress(ValueError, aiohttp.ClientError, KeyError, TypeError):
             message = str((await response.json())["message"])
-        if response.status in (503, 507):
-            return RefusedForNow(message, disk=response.status == 507)
-        if response.status >= 500:
+        if response.status in REFUSED_FOR_GOOD:
+            return Refused(message=message)
+        if response.status >= 500 and response.status not in (503, 507):
             return OutcomeUnknown(problem=message)
-        return Refused(message=message)
+        return RefusedForNow(message, disk=response.status == 507)
 
     # --- 4 run
 
@@ -138,8 +156,7 @@ class Requests:
             async with self._session.head(
                 url, headers=self._headers(job.id, job.attempt), timeout=_SHORT
             ) as response:
-                itself = response.headers.get(H_INSTANCE) == job.instance
-                return response.status == 404 and itself and H_PROTOCOL in response.headers
+                return _says_gone(response, job)
         except UNREACHABLE as error:
             raise ClientUnreachable(client=self._address.base, problem=str(error)) from error
 
@@ -164,13 +181,14 @@ class Requests:
 
     # --- 5 get
 
-    async def fetch(self, payload: Payload, target: Path) -> None:
-        """Write the result of a payload to a file; a transfer that breaks is gone on with.
+    async def fetch(self, job: Job, payload: Payload, target: Path) -> None:
+        """Write the result of a job's payload to a file; a transfer that breaks is gone on with.
 
         Raises:
             ClientUnreachable: it broke again and again.
             PayloadGone: the client does not have it any more.
             Damaged: the bytes are not those that the client packed.
+            Transient, OSError: it cannot be written here.
         """
         size: int = payload["result"]["size"]
         digest = hashlib.sha256()
@@ -178,32 +196,37 @@ class Requests:
         with await asyncio.to_thread(open, target, "wb") as file:
 
             def keep(chunks: list[bytes]) -> None:
-                for chunk in chunks:
-                    file.write(chunk)
-                    digest.update(chunk)
-
-            while file.tell() < size:
-                before = file.tell()
                 try:
-                    async for chunks in self._read_result(payload, before):
+                    for chunk in chunks:
+                        file.write(chunk)
+                        digest.update(chunk)
+                except OSError as error:
+                    raise Transient(problem=f"it cannot be written: {error.strerror}") from error
+
+            while (before := file.tell()) < size:
+                problem = "it sends nothing"
+                try:
+                    async for chunks in self._read_result(job, payload, before):
                         await asyncio.to_thread(keep, chunks)
+                        if file.tell() > size:
+                            raise Damaged(payload=payload["id"])
                 except UNREACHABLE as error:
-                    tries = tries + 1 if file.tell() == before else 0
-                    if tries == FETCH_TRIES:
-                        raise ClientUnreachable(
-                            client=self._address.base, problem=str(error)
-                        ) from error
-            length = file.tell()
-        if length != size or digest.hexdigest() != payload["result"]["sha256"]:
+                    problem = str(error)
+                tries = tries + 1 if file.tell() == before else 0
+                if tries == FETCH_TRIES:
+                    raise ClientUnreachable(client=self._address.base, problem=problem)
+        if digest.hexdigest() != payload["result"]["sha256"]:
             raise Damaged(payload=payload["id"])
 
-    async def _read_result(self, payload: Payload, start: int) -> AsyncIterator[list[bytes]]:
-        headers = self._headers(payload["job"], payload["attempt"])
+    async def _read_result(
+        self, job: Job, payload: Payload, start: int
+    ) -> AsyncIterator[list[bytes]]:
+        headers = self._headers(job.id, job.attempt)
         if start:
             headers["Range"] = f"bytes={start}-"
         url = f"{self._address.base}{RESULT}/{payload['id']}"
         async with self._session.get(url, headers=headers) as response:
-            if response.status == 404:
+            if _says_gone(response, job):
                 raise PayloadGone(payload=payload["id"])
             if response.status != (206 if start else 200):
                 problem = f"{RESULT} answers {response.status}"
@@ -226,6 +249,13 @@ class Requests:
             H_JOB: str(job),
             H_ATTEMPT: str(attempt),
         }
+
+
+def _says_gone(response: aiohttp.ClientResponse, job: Job) -> bool:
+    """Whether the very client that has a job says that it has no such payload: a 404 of a proxy,
+    or of another client at its address, proves nothing."""
+    itself = response.headers.get(H_INSTANCE) == job.instance
+    return response.status == 404 and itself and H_PROTOCOL in response.headers
 
 
 def new_session() -> aiohttp.ClientSession:

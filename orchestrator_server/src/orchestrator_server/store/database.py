@@ -1,6 +1,7 @@
 """The database: one writer that commits in groups, readers of their own, and its migrations."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import queue
@@ -26,6 +27,8 @@ BUSY_TIMEOUT: Final = 15.0
 #: The most steps that one transaction commits together.
 GROUP_LIMIT: Final = 256
 READERS: Final = 2
+#: How long close() waits for the writer (seconds) while somebody else locks the database.
+CLOSE_PATIENCE: Final = 1.0
 
 
 class StoreUnusable(StartError):
@@ -71,6 +74,7 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _translate(error: sqlite3.Error) -> Exception:
+    """What an error of SQLite means to a caller."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Unavailable(problem="somebody else locks the database")
@@ -119,7 +123,7 @@ class Database:
             self._last_seq = self._writing.execute(sql("last_event")).fetchone()["seq"]
         except sqlite3.Error as error:
             raise StoreUnusable(path=self._path, problem=f"{error}.") from error
-        self._readers = ThreadPoolExecutor(READERS, "reader", initializer=self._open_reader)
+        self._readers = ThreadPoolExecutor(READERS, "reader")
         self._thread = threading.Thread(target=self._write_all, name="writer", daemon=True)
         self._thread.start()
 
@@ -127,7 +131,11 @@ class Database:
         """Commit what has been handed over, and disconnect."""
         if self._thread is not None and self._readers is not None:
             self._steps.put(None)
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._thread.join, CLOSE_PATIENCE)
+            if self._thread.is_alive():
+                # It waits for the lock of somebody else: what it holds was answered to nobody.
+                log.warning("the database is locked: closed without what was not yet written")
+                return
             await asyncio.to_thread(self._readers.shutdown)
             for connection in self._reading:
                 connection.close()
@@ -157,14 +165,19 @@ class Database:
             return "the writer of the database died"
         return None
 
-    def _open_reader(self) -> None:
-        self._local.connection = connect(self._path)
-        self._local.connection.execute("PRAGMA query_only = ON")
-        self._reading.append(self._local.connection)
+    def _reader(self) -> sqlite3.Connection:
+        """The connection of this thread, made when it is first needed."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = connect(self._path)
+            connection.execute("PRAGMA query_only = ON")
+            self._local.connection = connection
+            self._reading.append(connection)
+        return connection
 
     def _read(self, step: Step[T]) -> T:
-        connection: sqlite3.Connection = self._local.connection
         try:
+            connection = self._reader()
             connection.execute("BEGIN")
             try:
                 return step(connection)
@@ -212,7 +225,8 @@ class Database:
             changes = []
         if changes:
             self._last_seq = changes[-1]["seq"]
-        self._loop.call_soon_threadsafe(self._answer, outcomes, changes)
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            self._loop.call_soon_threadsafe(self._answer, outcomes, changes)
 
     def _take(self, connection: sqlite3.Connection, step: Step[T]) -> tuple[Any, Exception | None]:
         """One step in its savepoint: its value, or what it raised."""

@@ -3,14 +3,22 @@
 import logging
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Final
 
-from orchestrator_shared.errors import SettingError
+from orchestrator_shared.errors import OrchestratorError, SettingError
 from orchestrator_shared.folders import fsync_file, fsync_folder, remove_tree
 from orchestrator_shared.uploads import Upload
 
 log = logging.getLogger(__name__)
+
+#: The folders in DATA_PATH: files of jobs, what no record owns, and what is under way.
+FOLDERS: Final = ("jobs", "orphans", "tmp")
+
+
+class InputDamaged(OrchestratorError):
+    """input damaged: {problem}"""
 
 
 class Files:
@@ -26,9 +34,8 @@ class Files:
             SettingError: DATA_PATH cannot be written.
         """
         self.data_path = data_path
-        self._jobs = data_path / "jobs"
-        self._orphans = data_path / "orphans"
-        self.tmp = data_path / "tmp" / secrets.token_hex(8)
+        self._jobs, self._orphans, tmp = (data_path / name for name in FOLDERS)
+        self.tmp = tmp / secrets.token_hex(8)
         try:
             for folder in (self._jobs, self._orphans, self.tmp):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -69,6 +76,20 @@ class Files:
         fsync_folder(place)
         fsync_folder(self._jobs)
 
+    def check_input(self, folder: str, sizes: Iterable[tuple[str, int]]) -> None:
+        """Look whether the files of a job are there, as long as they were.
+
+        Raises:
+            InputDamaged: they are not.
+        """
+        for name, size in sizes:
+            try:
+                present = (self.input_folder(folder) / name).stat().st_size
+            except OSError as error:
+                raise InputDamaged(problem=f"'{name}': {error.strerror}") from error
+            if present != size:
+                raise InputDamaged(problem=f"'{name}' has {present} bytes, it had {size}")
+
     def keep_result(self, fetched: Path, folder: str, attempt: int) -> str:
         """Move a fetched result to its place; gives its name back once it is durable."""
         name = f"result-{attempt}.zip"
@@ -79,10 +100,6 @@ class Files:
         fsync_folder(place)
         fsync_folder(self._jobs)
         return name
-
-    def remove_result(self, folder: str, file: str) -> None:
-        """Remove a result that no record names."""
-        self.result(folder, file).unlink(missing_ok=True)
 
     def remove(self, folder: str) -> None:
         """Remove everything that lies there for a job."""

@@ -11,9 +11,6 @@ INSERT INTO meta (key, value) VALUES (:key, :value)
 -- name: tables
 SELECT name FROM sqlite_master WHERE type = 'table';
 
--- name: ever_had_jobs
-SELECT count(*) AS jobs FROM sqlite_sequence;
-
 -- === 1 upload
 
 -- name: insert_job
@@ -123,6 +120,17 @@ SELECT * FROM jobs WHERE instance = :instance
 -- name: bound_instances
 SELECT DISTINCT instance FROM loads WHERE active > 0;
 
+-- name: bound_addresses
+-- Where the clients that have jobs were met.
+-- bounded: the index has active jobs only.
+SELECT DISTINCT client FROM jobs INDEXED BY jobs_by_instance
+    WHERE status IN ('Processing', 'Submitted', 'Running', 'Unknown');
+
+-- name: active_at
+-- All jobs that this client has, or may have.
+SELECT * FROM jobs WHERE instance = :instance
+    AND status IN ('Processing', 'Submitted', 'Running', 'Unknown');
+
 -- === 5 get
 
 -- name: finish
@@ -172,7 +180,7 @@ SELECT coalesce(max(seq), 0) AS seq FROM history;
 
 -- name: changes_since
 -- What the transaction under way has changed, for the log and for those who wait.
-SELECT history.*, jobs.version FROM history JOIN jobs ON jobs.id = history.job
+SELECT history.*, jobs.delete_requested FROM history JOIN jobs ON jobs.id = history.job
     WHERE seq > :after ORDER BY seq;
 
 -- === terminate and delete

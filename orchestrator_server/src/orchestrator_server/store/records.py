@@ -97,6 +97,18 @@ class Records:
         """The jobs that this client holds, as far as the server knows."""
         return await self._select("held_by", instance=instance)
 
+    async def active_at(self, instance: str) -> list[Job]:
+        """All jobs that this client has, or may have."""
+        return await self._select("active_at", instance=instance)
+
+    async def bound_addresses(self) -> list[str]:
+        """Where the clients that have jobs were met."""
+
+        def step(connection: sqlite3.Connection) -> list[str]:
+            return [row["client"] for row in connection.execute(sql("bound_addresses"))]
+
+        return await self._database.read(step)
+
     async def bound_instances(self) -> list[str]:
         """The clients that have jobs, whether they answer or not."""
 

@@ -62,7 +62,10 @@ class Cleaner:
 
     async def _look_for_orphans(self) -> None:
         now = time.monotonic()
-        if self._looked_for_orphans and now - self._looked_for_orphans < LEFT_OVER_AFTER:
+        if (
+            self._looked_for_orphans is not None
+            and now - self._looked_for_orphans < LEFT_OVER_AFTER
+        ):
             return
         self._looked_for_orphans = now
         folders = await asyncio.to_thread(self._files.folders, LEFT_OVER_AFTER)

@@ -5,9 +5,10 @@ import hashlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from orchestrator_server.clients.endpoint import Endpoint
@@ -33,6 +34,8 @@ FETCHES: Final = 4
 #: How long to wait (seconds) before a result that could not be fetched is tried again.
 AGAIN_FIRST: Final = 1.0
 AGAIN_MOST: Final = 30.0
+#: How often the result of an attempt may arrive damaged until the attempt counts as lost.
+DAMAGED_MOST: Final = 5
 
 #: What a payload that is not over yet says of its job.
 _LIVE = {PayloadStatus.PREPARED: Status.SUBMITTED, PayloadStatus.RUNNING: Status.RUNNING}
@@ -46,6 +49,8 @@ class _Deferred:
     payload: Payload
     wait: float
     due: float
+    #: How often it arrived damaged.
+    damaged: int
 
 
 class Getter:
@@ -58,7 +63,8 @@ class Getter:
         files: Files,
         pool: Pool,
         terminator: Terminator,
-        max_attempts: dict[str, int],
+        max_attempts: Mapping[str, int],
+        disks: Collection[Path],
         min_free_disk: int,
         lost_after: float,
         interval: float,
@@ -70,6 +76,7 @@ class Getter:
         self._pool = pool
         self._terminator = terminator
         self._max_attempts = max_attempts
+        self._disks = disks
         self._min_free_disk = min_free_disk
         self._lost_after = lost_after
         self._getting: set[Key] = set()
@@ -124,12 +131,20 @@ class Getter:
             if client.instance in self._lost:
                 self._lost.discard(client.instance)
                 log.info("client %s is back", client.name)
+            for lost in self._lost:
+                self._spawn(self._look_for_replaced(lost))
             self._spawn(self._look_for_lost_payloads(client, client.instance))
 
     async def _observed(
         self, client: Endpoint, payload: Payload, observed: "asyncio.Future[Job | None]"
     ) -> None:
-        job = await observed
+        try:
+            job = await observed
+        except Transient as error:
+            log.warning("job %d: %s", payload["job"], error)
+            await asyncio.sleep(AGAIN_FIRST)
+            self.on_state(client, payload, b"")
+            return
         if job is None:
             job = await self._settle(client, payload)
         if job is not None and job.kill_requested:
@@ -164,7 +179,9 @@ class Getter:
         try:
             await self._take_end(client, payload, result)
             self._deferred.pop(key, None)
-        except (ClientUnreachable, Damaged, Transient, OSError) as error:
+        except Damaged as error:
+            await self._take_damaged(key, client, payload, str(error))
+        except (ClientUnreachable, Transient, OSError) as error:
             await self._defer(key, client, payload, str(error))
         finally:
             self._getting.discard(key)
@@ -172,62 +189,94 @@ class Getter:
     async def _take_end(self, client: Endpoint, payload: Payload, result: bytes) -> None:
         """Store the end of an attempt with its result, then have the client drop it."""
         job_id, attempt = payload["job"], payload["attempt"]
-        packed = payload["result"]
+        kept: Result | None = None
         if payload["lost"]:
-            await self._lose(await self._settle(client, payload), payload["reason"])
-        elif packed is None:
-            await self._jobs.finish(job_id, attempt, _end(payload), payload=payload["id"])
-        elif result:
-            if hashlib.sha256(result).hexdigest() != packed["sha256"]:
+            await self._lose(client, await self._settle(client, payload), payload["reason"])
+            return
+        if payload["result"] is None:
+            if payload["status"] is PayloadStatus.COMPLETED:
                 raise Damaged(payload=payload["id"])
-            kept = Result(packed["size"], packed["sha256"], None, result)
-            await self._jobs.finish(
-                job_id, attempt, _end(payload), payload=payload["id"], result=kept
-            )
+        elif result:
+            kept = self._keep_small(payload, result)
         else:
             job = await self._settle(client, payload)
             if job is None:
                 return
-            await self._take_large(client, job, payload)
-        await client.acknowledge(job_id, attempt)
+            if not job.delete_requested:
+                try:
+                    kept = await self._fetch(client, job, payload)
+                except PayloadGone as error:
+                    await self._lose(client, job, str(error))
+                    return
+        finished = await self._jobs.finish(
+            job_id, attempt, _end(payload), payload=payload["id"], result=kept
+        )
+        if finished is not None:
+            await client.acknowledge(job_id, attempt)
+        elif (job := await self._settle(client, payload)) is not None:
+            log.warning("job %d: the end of attempt %d came too late", job.id, attempt)
 
-    async def _take_large(self, client: Endpoint, job: Job, payload: Payload) -> None:
+    def _keep_small(self, payload: Payload, result: bytes) -> Result:
+        """A result that came along on the stream; it is stored in the database."""
+        self._check_room(0)
+        packed = payload["result"]
+        if hashlib.sha256(result).hexdigest() != packed["sha256"]:
+            raise Damaged(payload=payload["id"])
+        return Result(packed["size"], packed["sha256"], None, result)
+
+    async def _fetch(self, client: Endpoint, job: Job, payload: Payload) -> Result:
         """Fetch a result into a file; it is durable before the record names it."""
-        if job.delete_requested:
-            await self._jobs.finish(job.id, job.attempt, _end(payload), payload=payload["id"])
-            return
+        packed = payload["result"]
         target = self._files.tmp / f"result-{job.id}-{job.attempt}"
         async with self._fetches[client.name]:
-            check_free_disk(self._files.data_path, self._min_free_disk)
+            self._check_room(packed["size"])
             try:
-                await client.requests.fetch(payload, target)
+                await client.requests.fetch(job, payload, target)
                 file = await asyncio.to_thread(
                     self._files.keep_result, target, job.folder, job.attempt
                 )
-            except PayloadGone as error:
-                await self._lose(job, str(error))
-                return
             finally:
                 target.unlink(missing_ok=True)
-        kept = Result(payload["result"]["size"], payload["result"]["sha256"], file, None)
-        finished = await self._jobs.finish(
-            job.id, job.attempt, _end(payload), payload=payload["id"], result=kept
-        )
-        if finished is None:
-            await asyncio.to_thread(self._files.remove_result, job.folder, file)
+        return Result(packed["size"], packed["sha256"], file, None)
 
-    async def _defer(self, key: Key, client: Endpoint, payload: Payload, reason: str) -> None:
+    def _check_room(self, size: int) -> None:
+        """Refuse a result of so many bytes where MIN_FREE_DISK would not remain.
+
+        Raises:
+            NoSpace: that is so.
+        """
+        for disk in self._disks:
+            check_free_disk(disk, self._min_free_disk + size)
+
+    async def _take_damaged(
+        self, key: Key, client: Endpoint, payload: Payload, reason: str
+    ) -> None:
+        """Fetch it again; where that was of no use, the attempt is lost."""
+        before = self._deferred.get(key)
+        damaged = before.damaged + 1 if before else 1
+        if damaged < DAMAGED_MOST:
+            await self._defer(key, client, payload, reason, damaged)
+            return
+        self._deferred.pop(key, None)
+        await self._lose(client, await self._settle(client, payload), reason)
+
+    async def _defer(
+        self, key: Key, client: Endpoint, payload: Payload, reason: str, damaged: int | None = None
+    ) -> None:
         """It waits as Unknown until the result can be fetched."""
         before = self._deferred.get(key)
         wait = min(2 * before.wait, AGAIN_MOST) if before else AGAIN_FIRST
-        self._deferred[key] = _Deferred(client, payload, wait, time.monotonic() + wait)
+        if damaged is None:
+            damaged = before.damaged if before else 0
+        due = time.monotonic() + wait
+        self._deferred[key] = _Deferred(client, payload, wait, due, damaged)
         if client.instance is not None:
             problem = f"its result cannot be fetched yet: {reason}"
             await self._jobs.defer(*key, client.instance, payload["id"], problem)
 
     # --- what is lost
 
-    async def _lose(self, job: Job | None, reason: str | None) -> None:
+    async def _lose(self, client: Endpoint | None, job: Job | None, reason: str | None) -> None:
         """An attempt is lost: another, or where they are used up, the end."""
         if job is None:
             return
@@ -238,6 +287,8 @@ class Getter:
         else:
             end = End(Status.FAILED, fault="infrastructure", reason=why)
             await self._jobs.finish(job.id, job.attempt, end, lost=True)
+        if client is not None:
+            await client.acknowledge(job.id, job.attempt)
 
     async def _look_for_lost_payloads(self, client: Endpoint, instance: str) -> None:
         """Missing from the list is a reason to ask for it, never a proof."""
@@ -246,7 +297,7 @@ class Getter:
                 continue
             try:
                 if await client.requests.has_lost(job):
-                    await self._lose(job, None)
+                    await self._lose(None, job, None)
             except ClientUnreachable as error:
                 log.warning("job %d: %s", job.id, error)
 
@@ -260,10 +311,17 @@ class Getter:
             seen = self._pool.last_seen(instance)
             since = self._absent.setdefault(instance, seen if seen is not None else now)
             if now - since >= self._lost_after and instance not in self._lost:
-                self._lost.add(instance)
                 name = self._pool.name(instance)
                 count = await self._jobs.lose_sight(instance, f"{name} does not answer")
+                self._lost.add(instance)
                 log.warning("client %s is lost: %d jobs are Unknown", name, count)
+                await self._look_for_replaced(instance)
+
+    async def _look_for_replaced(self, instance: str) -> None:
+        """What a client held at whose address another answers now is lost."""
+        for job in await self._records.active_at(instance):
+            if self._pool.is_replaced(job):
+                await self._lose(None, job, f"another client answers at {job.client}")
 
     # ---
 

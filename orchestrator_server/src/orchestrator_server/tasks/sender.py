@@ -15,11 +15,11 @@ from orchestrator_server.clients.outcomes import (
 from orchestrator_server.clients.pool import Pool
 from orchestrator_server.queue.dispatch import dispatch
 from orchestrator_server.store.database import Database
-from orchestrator_server.store.files import Files
+from orchestrator_server.store.files import Files, InputDamaged
 from orchestrator_server.store.job import End, Job
 from orchestrator_server.store.jobs import Jobs
 from orchestrator_server.store.records import Records
-from orchestrator_shared.errors import NotFound
+from orchestrator_shared.errors import NotFound, OrchestratorError
 from orchestrator_shared.status import Status
 from orchestrator_shared.tasks import BackgroundTask
 
@@ -44,6 +44,8 @@ class Sender:
         self._records = records
         self._files = files
         self._pool = pool
+        self._interval = interval
+        self._look_at = 0.0
         self._woken: set[str] = set()
         self._sending: dict[tuple[int, int], asyncio.Task[None]] = {}
 
@@ -52,11 +54,18 @@ class Sender:
         self._woken.add(service)
         self.task.wake()
 
+    def look(self) -> None:
+        """Any job may go now, and some may have to be sent again."""
+        self._look_at = 0.0
+        self.task.wake()
+
     async def run_once(self) -> int:
         """Dispatch once; gives back how many jobs went."""
         services, self._woken = self._woken, set()
-        if not services:
-            services = set(await self._records.services_queued())
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + self._interval
+            services.update(await self._records.services_queued())
             await self._send_again()
         return sum([await self._dispatch(service) for service in sorted(services)])
 
@@ -103,7 +112,14 @@ class Sender:
         """Hand over a job in a task of its own: no client waits for another."""
         key = (job.id, job.attempt)
         self._sending[key] = asyncio.create_task(self._send(job))
-        self._sending[key].add_done_callback(lambda _: self._sending.pop(key))
+        self._sending[key].add_done_callback(partial(self._sent, key))
+
+    def _sent(self, key: tuple[int, int], task: asyncio.Task[None]) -> None:
+        del self._sending[key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Nothing was written of the outcome: the same attempt is sent again.
+            traceback = None if isinstance(error, OrchestratorError) else error
+            log.error("job %d: its submit failed: %s", key[0], error, exc_info=traceback)
 
     async def _send(self, job: Job) -> None:
         client = self._pool.at(job.instance)
@@ -111,18 +127,20 @@ class Sender:
             await self._submit(job, client)
         except (NotReceived, RefusedForNow) as error:
             await self._jobs.requeue(job.id, job.attempt, str(error))
-        except Refused as error:
+        except (Refused, InputDamaged) as error:
             end = End(Status.FAILED, fault="infrastructure", reason=str(error))
             await self._jobs.finish(job.id, job.attempt, end)
         except OutcomeUnknown as error:
             log.info("job %d: %s; the same attempt is sent again", job.id, error)
-        except (NotFound, OSError) as error:
-            reason = f"input damaged: {error}"
-            end = End(Status.FAILED, fault="infrastructure", reason=reason)
-            await self._jobs.finish(job.id, job.attempt, end)
 
     async def _submit(self, job: Job, client: Endpoint | None) -> None:
         if client is None:
             raise NotReceived(problem=f"{job.client} is not there")
-        job_input = await self._records.input(job.id)
-        await client.submit(job, job_input, self._files.input_folder(job.folder))
+        try:
+            job_input = await self._records.input(job.id)
+        except NotFound as error:
+            raise InputDamaged(problem="its record is gone") from error
+        folder = self._files.input_folder(job.folder)
+        if job_input.body is None:
+            await asyncio.to_thread(self._files.check_input, job.folder, job_input.sizes)
+        await client.submit(job, job_input, folder)
