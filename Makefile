@@ -1,6 +1,9 @@
 # Everything here works from a fresh clone: the first target that needs .venv makes it.
 
 PYTHON ?= python3
+# What `make test` runs: all, or for example TESTS=tests/unit.
+TESTS ?=
+
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := shared orchestrator_server orchestrator_client
@@ -15,8 +18,15 @@ help: ## list the targets
 
 install: $(VENV)/installed ## make .venv with the three packages
 
+# $(call venv,FOLDER) makes a virtual environment, or says what is missing for that.
+define venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is \
+	needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11, for example")'
+	$(PYTHON) -m venv $(1)
+endef
+
 $(VENV)/installed: $(addsuffix /pyproject.toml,$(PACKAGES))
-	$(PYTHON) -m venv $(VENV)
+	$(call venv,$(VENV))
 	$(BIN)/pip $(PIP) $(addprefix -e ./,$(PACKAGES))
 	@touch $@
 
@@ -25,28 +35,28 @@ $(VENV)/installed-tools: $(VENV)/installed tests/requirements.txt
 	@touch $@
 
 .venv-example/installed: examples/interface/requirements.txt
-	$(PYTHON) -m venv .venv-example
+	$(call venv,.venv-example)
 	.venv-example/bin/pip $(PIP) -r $<
 	@touch $@
 
 .venv-prodigy/installed: examples/prodigy/requirements.txt
-	$(PYTHON) -m venv .venv-prodigy
+	$(call venv,.venv-prodigy)
 	.venv-prodigy/bin/pip $(PIP) -r $<
 	@touch $@
 
 demo: $(VENV)/installed .venv-example/installed ## run a real job from upload to result, then stop
-	$(BIN)/python examples/demo.py
+	@$(BIN)/python examples/demo.py
 
 server: $(VENV)/installed ## start a server with the service "example" in the foreground
-	SERVICE_EXAMPLE_URL=$${SERVICE_EXAMPLE_URL:-http://127.0.0.1:9000} $(BIN)/orch-server
+	SERVICE_EXAMPLE_URL=$${SERVICE_EXAMPLE_URL:-http://127.0.0.1:9000} exec $(BIN)/orch-server
 
 client: $(VENV)/installed .venv-example/installed ## start a client for it in the foreground
-	PATH="$(CURDIR)/.venv-example/bin:$$PATH" $(BIN)/orch-client
+	PATH="$(CURDIR)/.venv-example/bin:$$PATH" exec $(BIN)/orch-client
 
-test: $(VENV)/installed-tools .venv-example/installed ## run the tests
+test: $(VENV)/installed-tools .venv-example/installed ## run the tests, or those of TESTS=path
 	$(BIN)/python -m pytest $(TESTS)
 
-test-prodigy: $(VENV)/installed-tools .venv-prodigy/installed ## run PRODIGY through the system (needs a C compiler)
+test-prodigy: $(VENV)/installed-tools .venv-prodigy/installed ## run PRODIGY (needs a C compiler)
 	$(BIN)/python -m pytest -m prodigy tests/acceptance
 
 lint: $(VENV)/installed-tools ## check style and types
@@ -58,6 +68,7 @@ format: $(VENV)/installed-tools ## put the code into the one format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean: ## remove what the other targets made
-	rm -rf .venv .venv-example .venv-prodigy .demo build */build .coverage .mypy_cache .pytest_cache .ruff_cache
-	find . -name __pycache__ -o -name '*.egg-info' | xargs rm -rf
+clean: ## remove what the other targets made, but no data of server or client
+	rm -rf .venv .venv-example .venv-prodigy .demo .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build $(addsuffix /build,$(PACKAGES)) $(addsuffix /src/*.egg-info,$(PACKAGES))
+	find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +
