@@ -1,6 +1,5 @@
 """The one place where the parts of the client are put together."""
 
-import asyncio
 import logging
 
 from aiohttp import web
@@ -47,9 +46,9 @@ def create_app(config: Config) -> web.Application:
     identity = Identity(config.data_path)
     try:
         payloads = Payloads(config.db_path)
-    except Exception as error:
+    except SettingError:
         identity.release()
-        raise SettingError(setting="DB_PATH", problem=f"{config.db_path}: {error}") from error
+        raise
     executor = BashExecutor(config.data_path, config.kill_grace)
     runner = Runner(config, payloads, executor)
     intake = Intake(config, identity, payloads, runner)
@@ -57,14 +56,10 @@ def create_app(config: Config) -> web.Application:
     load = Load()
     streams = Streams(config, identity, payloads, runner, load)
     tasks = (runner.task, cleaner.task, load.task)
-    dropping: set[asyncio.Task[None]] = set()
 
     def on_change(payload: Payload) -> None:
         streams.publish(payload)
-        if cleaner.on_change(payload):
-            task = asyncio.create_task(cleaner.drop(payload))
-            dropping.add(task)
-            task.add_done_callback(dropping.discard)
+        cleaner.on_change(payload)
 
     app = web.Application(middlewares=[errors_become_answers])
     app[keys.CONFIG] = config
@@ -96,10 +91,9 @@ def create_app(config: Config) -> web.Application:
         await streams.close()
 
     async def stop(_app: web.Application) -> None:
-        await cleaner.task.stop()
         await load.task.stop()
         await runner.close()
-        await asyncio.gather(*dropping, return_exceptions=True)
+        await cleaner.close()
         payloads.close()
         identity.release()
 

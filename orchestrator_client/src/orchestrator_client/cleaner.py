@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator_client.config import Config
+from orchestrator_client.errands import Errands
 from orchestrator_client.payloads import Payload, Payloads
 from orchestrator_client.runner import Runner, has_ended
 from orchestrator_client.workdir import Claim
@@ -22,10 +23,12 @@ log = logging.getLogger(__name__)
 INTERVAL: Final = 60.0
 #: How long a dropped attempt is remembered (seconds), so that a late submit runs nothing twice.
 REMEMBERED: Final = 30 * 86400.0
+#: How long removals under way may go on when the client stops (seconds).
+CLOSE_PATIENCE: Final = 0.5
 
 
 class Cleaner:
-    """Remembers what it drops before it removes the files."""
+    """Remembers what it drops before it removes what says that it was taken."""
 
     def __init__(self, config: Config, payloads: Payloads, runner: Runner) -> None:
         self.task = BackgroundTask("cleaner", self.run_once, INTERVAL)
@@ -34,30 +37,39 @@ class Cleaner:
         self._runner = runner
         self._log = config.data_path / "cleaned.jsonl"
         self._unwanted: set[int] = set()
+        self._errands = Errands("a payload could not be removed")
 
     def remember(self) -> None:
         """Take what earlier starts have dropped into the index; forget what is long ago."""
+        lines = self._log.read_bytes().splitlines(keepends=True) if self._log.exists() else []
         kept = []
-        for line in _lines(self._log):
+        for line in lines:
             try:
                 entry = json.loads(line)
-                if entry["ended_at"] > time.time() - REMEMBERED:
+                if entry["at"] > time.time() - REMEMBERED:
                     self._payloads.insert_cleaned(**entry)
-                    kept.append(line)
+                    kept.append(line.rstrip(b"\n") + b"\n")
             except (ValueError, KeyError, TypeError):
                 log.warning("%s has a line that is cut short: passed over", self._log)
-        write_whole(self._log, b"".join(kept), durable=False)
+        if kept != lines:
+            write_whole(self._log, b"".join(kept), durable=False)
 
     async def run_once(self) -> int:
         """Drop what has been kept for its time; gives back how many that were."""
         now = time.time()
+        self._payloads.forget(now - REMEMBERED)
         old = self._payloads.ended_before(
             now - self._config.max_age, now - self._config.unclaimed_max_age
         )
         for payload in old:
             log.info("payload %d has been kept for its time", payload.id)
-            await self.drop(payload)
+            await self._drop(payload)
         return len(old)
+
+    async def close(self) -> None:
+        """Stop; what was to be removed is removed once it is acknowledged again."""
+        await self.task.stop()
+        await self._errands.close(CLOSE_PATIENCE)
 
     async def acknowledge(self, server: str, job: int, attempt: int) -> None:
         """A server has what it needs of an attempt, or does not want it: end it, drop it."""
@@ -65,28 +77,33 @@ class Cleaner:
         if payload is None:
             return
         if has_ended(payload):
-            await self.drop(payload)
+            await self._drop(payload)
             return
         self._unwanted.add(payload.id)
-        await self._runner.kill(payload)
+        await self._runner.kill(payload.id)
 
-    def on_change(self, payload: Payload) -> bool:
-        """Whether a payload that has just ended is unwanted."""
-        return has_ended(payload) and payload.id in self._unwanted
+    def on_change(self, payload: Payload) -> None:
+        """Drop a payload that nobody wants as soon as it has ended."""
+        if payload.id in self._unwanted and has_ended(payload):
+            self._unwanted.discard(payload.id)
+            self._errands.run(self._drop(payload))
 
-    async def drop(self, payload: Payload) -> None:
+    async def _drop(self, payload: Payload) -> None:
         """Remove the files of an ended payload."""
-        if self._payloads.set_cleaned(payload.id) is None:
+        now = time.time()
+        if self._payloads.set_cleaned(payload.id, now) is None:
             return
-        self._unwanted.discard(payload.id)
         claim = Claim(payload.server, payload.job, payload.attempt, payload.service)
-        entry = {"id": payload.id, **asdict(claim), "ended_at": payload.ended_at}
-        await asyncio.to_thread(_append, self._log, json.dumps(entry).encode() + b"\n")
-        await asyncio.to_thread(self._runner.workdir(payload.id).remove)
+        entry = {"id": payload.id, **asdict(claim), "at": now}
+        workdir = self._runner.workdir(payload.id)
 
+        def remove() -> None:
+            # First, for the disk may have no room for another line.
+            workdir.result.unlink(missing_ok=True)
+            _append(self._log, json.dumps(entry).encode() + b"\n")
+            workdir.remove()
 
-def _lines(path: Path) -> list[bytes]:
-    return path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        await asyncio.to_thread(remove)
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -49,15 +49,16 @@ class Intake:
             raise OlderAttempt(job=claim.job, attempt=claim.attempt, held=highest)
         taking = asyncio.ensure_future(self._take_new(claim, place))
         self._taking[claim] = taking
-        try:
-            return await asyncio.shield(taking)
-        finally:
-            del self._taking[claim]
+        # Not before it is done, even if whoever sent it is gone: the same may come again.
+        taking.add_done_callback(lambda _: self._taking.pop(claim))
+        return await asyncio.shield(taking)
 
     async def _take_new(self, claim: Claim, place: Callable[[Path], None]) -> Payload:
         if self.stopping:
             raise Unavailable(problem="this client stops")
         check_free_disk(self._config.data_path, self._config.min_free_disk)
+        if claim.job is not None and claim.attempt is not None:
+            await self._end_older(claim.server, claim.job, claim.attempt)
         id = self._identity.next_id()
         await asyncio.to_thread(self._runner.workdir(id).prepare, claim, place)
         payload = self._payloads.insert(id, claim.server, claim.job, claim.attempt, claim.service)
@@ -65,3 +66,10 @@ class Intake:
                  claim.server or "a server without a name")  # fmt: skip
         self._runner.task.wake()
         return payload
+
+    async def _end_older(self, server: str, job: int, attempt: int) -> None:
+        """Its server has given the attempts before this one up: no two of them run at once."""
+        for older in self._payloads.older_active(server, job, attempt):
+            log.info("payload %d is given up for attempt %d of job %d", older.id, attempt, job)
+            await self._runner.kill(older.id)
+            await self._runner.ended(older.id)

@@ -7,13 +7,17 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from orchestrator_shared.errors import NotFound
+from orchestrator_client.identity import OWNER
+from orchestrator_shared.errors import NotFound, SettingError
+from orchestrator_shared.folders import FolderLock
 from orchestrator_shared.protocol import PayloadSchema
 from orchestrator_shared.queries import read_queries
 from orchestrator_shared.status import PayloadStatus
 
+#: What tells the file of an index from any other database: "orch" as bytes.
+APPLICATION_ID: Final = 0x6F726368
 #: Called with each payload that has changed.
 Listener = Callable[["Payload"], None]
 
@@ -40,11 +44,11 @@ class Payload:
     service: str
     status: PayloadStatus
     pid: int
-    killed: int
+    killed: bool
     exit_code: int | None
     fault: str | None
     reason: str | None
-    lost: int
+    lost: bool
     wall_s: float | None
     cpu_s: float | None
     max_rss: int | None
@@ -86,20 +90,32 @@ class Payloads:
     """The index. It is small and local: each call takes microseconds, in the event loop."""
 
     def __init__(self, db_path: str) -> None:
-        """Begin with an empty index: what an earlier start left in the file is of no use."""
-        if db_path != ":memory:":
-            for name in (db_path, f"{db_path}-wal", f"{db_path}-shm", f"{db_path}-journal"):
-                Path(name).unlink(missing_ok=True)
+        """Begin with an empty index: what an earlier start left in the file is of no use.
+
+        Raises:
+            SettingError: the file is in use, is something else, or cannot be written.
+        """
         self.listener: Listener | None = None
-        self._connection = sqlite3.connect(db_path, isolation_level=None)
-        self._connection.row_factory = sqlite3.Row
-        # The disk has the truth: the index need not be durable.
-        self._connection.execute("PRAGMA synchronous = OFF")
-        self._connection.executescript(sql("schema"))
+        self._lock: FolderLock | None = None
+        if db_path != ":memory:":
+            lock = Path(f"{db_path}.lock")
+            self._lock = FolderLock(lock, Path(db_path), "DB_PATH", OWNER)
+        try:
+            self._connection = _begin(db_path)
+        except BaseException as error:
+            self._release()
+            if isinstance(error, OSError | sqlite3.Error):
+                raise SettingError(setting="DB_PATH", problem=f"{db_path}: {error}") from error
+            raise
 
     def close(self) -> None:
         """Let go of the index."""
         self._connection.close()
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     # --- reading
 
@@ -121,6 +137,10 @@ class Payloads:
     def highest_attempt(self, server: str, job: int) -> int:
         """The highest attempt of a job that was ever held here; 0 for none."""
         return self._number("highest_attempt", server=server, job=job)
+
+    def older_active(self, server: str, job: int, attempt: int) -> list[Payload]:
+        """The attempts before this one of a server's job that have not ended."""
+        return self._all("older_active", server=server, job=job, attempt=attempt)
 
     def of_server(self, server: str) -> list[Payload]:
         """All that a server has not acknowledged yet, oldest first."""
@@ -163,7 +183,7 @@ class Payloads:
         job: int | None,
         attempt: int | None,
         service: str,
-        ended_at: float,
+        at: float,
     ) -> None:
         """One that was dropped by an earlier start: remembered, so that nothing runs twice."""
         self._connection.execute(
@@ -174,13 +194,13 @@ class Payloads:
                 "job": job,
                 "attempt": attempt,
                 "service": service,
-                "ended_at": ended_at,
+                "at": at,
             },
         )
 
-    def set_running(self, id: int) -> Payload | None:
-        """Its turn has come."""
-        return self._change("running", id=id, pid=0)
+    def set_running(self, id: int, pid: int = 0) -> Payload | None:
+        """Its turn has come, or came before this start."""
+        return self._change("running", id=id, pid=pid)
 
     def set_pid(self, id: int, pid: int) -> Payload | None:
         """run.sh runs as this process."""
@@ -196,9 +216,13 @@ class Payloads:
         now = ended_at if ended_at is not None else time.time()
         return self._change("ended", id=id, ended_at=now, **values)
 
-    def set_cleaned(self, id: int) -> Payload | None:
+    def set_cleaned(self, id: int, at: float) -> Payload | None:
         """Its files are about to go."""
-        return self._change("cleaned", id=id)
+        return self._change("cleaned", id=id, at=at)
+
+    def forget(self, before: float) -> None:
+        """Forget what was dropped that long ago."""
+        self._connection.execute(sql("forget"), {"before": before})
 
     def _change(self, name: str, **values: Any) -> Payload | None:
         payload = self._one(name, **values)
@@ -217,5 +241,33 @@ class Payloads:
         return self._connection.execute(sql(name), values).fetchone()[0] or 0
 
 
+def _begin(db_path: str) -> sqlite3.Connection:
+    """An empty index; the file of an earlier one is removed, and no other."""
+    if db_path != ":memory:" and Path(db_path).exists():
+        with open(db_path, "rb") as file:
+            # The header of a database, https://www.sqlite.org/fileformat.html#the_database_header
+            header = file.read(100)
+        if header and header[68:72] != APPLICATION_ID.to_bytes(4, "big"):
+            problem = f"{db_path} is not an index of orch-client, and is left alone"
+            raise SettingError(setting="DB_PATH", problem=problem)
+        for name in (db_path, f"{db_path}-wal", f"{db_path}-shm", f"{db_path}-journal"):
+            Path(name).unlink(missing_ok=True)
+    connection = sqlite3.connect(db_path, isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    # The disk has the truth: the index need not be durable.
+    connection.execute("PRAGMA synchronous = OFF")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.executescript(sql("schema"))
+    return connection
+
+
 def _payload(row: sqlite3.Row) -> Payload:
-    return Payload(**{**dict(row), "status": PayloadStatus(row["status"])})
+    values = dict(row)
+    return Payload(
+        **{
+            **values,
+            "status": PayloadStatus(values["status"]),
+            "killed": bool(values["killed"]),
+            "lost": bool(values["lost"]),
+        }
+    )

@@ -20,11 +20,12 @@ CREATE TABLE payloads (
     stderr_tail   TEXT,
     result_size   INTEGER,
     result_sha256 TEXT,
-    ended_at      REAL
+    ended_at      REAL                         -- Unix time; once Cleaned, that of its removal
 ) STRICT;
 CREATE UNIQUE INDEX payloads_by_attempt ON payloads (server, job, attempt)
     WHERE job IS NOT NULL;
 CREATE INDEX payloads_by_status ON payloads (status, id);
+CREATE INDEX payloads_cleaned ON payloads (ended_at) WHERE status = 'Cleaned';
 
 -- name: insert
 INSERT INTO payloads (id, server, job, attempt, service, status)
@@ -33,7 +34,7 @@ INSERT INTO payloads (id, server, job, attempt, service, status)
 
 -- name: insert_cleaned
 INSERT OR IGNORE INTO payloads (id, server, job, attempt, service, status, ended_at)
-    VALUES (:id, :server, :job, :attempt, :service, 'Cleaned', :ended_at);
+    VALUES (:id, :server, :job, :attempt, :service, 'Cleaned', :at);
 
 -- name: by_id
 SELECT * FROM payloads WHERE id = :id;
@@ -44,6 +45,10 @@ SELECT * FROM payloads WHERE server = :server AND job = :job AND attempt = :atte
 -- name: highest_attempt
 SELECT max(attempt) AS attempt FROM payloads WHERE server = :server AND job = :job;
 
+-- name: older_active
+SELECT * FROM payloads WHERE server = :server AND job = :job AND attempt < :attempt
+    AND status IN ('Prepared', 'Running') ORDER BY id;
+
 -- name: of_server
 -- All that a server has not acknowledged yet, oldest first.
 SELECT * FROM payloads WHERE server = :server AND job IS NOT NULL AND status <> 'Cleaned'
@@ -53,7 +58,8 @@ SELECT * FROM payloads WHERE server = :server AND job IS NOT NULL AND status <> 
 SELECT * FROM payloads WHERE status = :status ORDER BY id;
 
 -- name: oldest_prepared
-SELECT * FROM payloads WHERE status = 'Prepared' ORDER BY id LIMIT 1;
+-- One that is being killed is never started.
+SELECT * FROM payloads WHERE status = 'Prepared' AND killed = 0 ORDER BY id LIMIT 1;
 
 -- name: active_of_others
 SELECT count(*) AS payloads FROM payloads
@@ -79,14 +85,17 @@ UPDATE payloads SET killed = 1 WHERE id = :id AND status IN ('Prepared', 'Runnin
     RETURNING *;
 
 -- name: ended
-UPDATE payloads SET status = :status, pid = 0, exit_code = :exit_code, fault = :fault,
-        reason = :reason, lost = :lost, wall_s = :wall_s, cpu_s = :cpu_s, max_rss = :max_rss,
-        stderr_tail = :stderr_tail, result_size = :result_size, result_sha256 = :result_sha256,
-        ended_at = :ended_at
+UPDATE payloads SET status = :status, pid = 0, killed = max(killed, :status = 'Killed'),
+        exit_code = :exit_code, fault = :fault, reason = :reason, lost = :lost, wall_s = :wall_s,
+        cpu_s = :cpu_s, max_rss = :max_rss, stderr_tail = :stderr_tail,
+        result_size = :result_size, result_sha256 = :result_sha256, ended_at = :ended_at
     WHERE id = :id AND status IN ('Prepared', 'Running')
     RETURNING *;
 
+-- name: forget
+DELETE FROM payloads WHERE status = 'Cleaned' AND ended_at < :before;
+
 -- name: cleaned
-UPDATE payloads SET status = 'Cleaned'
+UPDATE payloads SET status = 'Cleaned', ended_at = :at
     WHERE id = :id AND status IN ('Completed', 'Failed', 'Invalid', 'Killed')
     RETURNING *;

@@ -3,14 +3,17 @@
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from orchestrator_client.config import Config
+from orchestrator_client.errands import Errands
 from orchestrator_client.executors.base import Executor, RunEnd
+from orchestrator_client.packers import Packers
 from orchestrator_client.payloads import Payload, PayloadEnd, Payloads
-from orchestrator_client.verdict import KILLED_BEFORE_START, NO_RUN_SH, judge
+from orchestrator_client.verdict import KILLED_BEFORE_START, NO_RUN_SH, cannot_be_packed, judge
 from orchestrator_client.workdir import Workdir
+from orchestrator_shared.answers import NO_SPACE
 from orchestrator_shared.errors import Transient
 from orchestrator_shared.status import PAYLOAD_ENDED, PayloadStatus
 from orchestrator_shared.tasks import BackgroundTask
@@ -19,6 +22,10 @@ log = logging.getLogger(__name__)
 
 #: How long to wait (seconds) before packing is tried again on a disk that is full.
 PACK_AGAIN: Final = 5.0
+#: How often packing is tried where the disk has room and something else is wrong.
+PACK_TRIES: Final = 12
+#: How long packing under way may go on when the client stops (seconds).
+CLOSE_PATIENCE: Final = 0.3
 #: How much of run.sh is looked at (bytes) to tell its line ends.
 RUN_SH_HEAD: Final = 4096
 
@@ -35,7 +42,9 @@ class Runner:
         self._running: set[int] = set()
         #: Payloads that are being sealed: no other end can come to them.
         self._sealing: set[int] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._packers = Packers()
+        self._errands = Errands("a payload could not be brought to its end")
+        self._ends: dict[int, asyncio.Event] = {}
 
     @property
     def slots_in_use(self) -> int:
@@ -54,10 +63,9 @@ class Runner:
     async def close(self) -> None:
         """Stop; what runs, runs on, and what is being packed is packed at the next start."""
         await self.task.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._executor.close()
+        await self._errands.close(CLOSE_PATIENCE)
+        self._packers.close()
 
     async def run_once(self) -> int:
         """Start what can be started; gives back how many that were."""
@@ -74,18 +82,27 @@ class Runner:
         """The directories of a payload."""
         return Workdir(self._config.data_path, id)
 
-    async def kill(self, payload: Payload) -> bool:
-        """End a payload because somebody asks for it; False if it has ended already."""
-        if payload.status is PayloadStatus.PREPARED and payload.id not in self._sealing:
-            self._payloads.set_killed(payload.id)
-            await self._seal(payload.id, KILLED_BEFORE_START)
-            return True
-        if payload.id not in self._running:
-            return False
-        if not await self._executor.kill(payload.id, "operator"):
-            return False
-        self._payloads.set_killed(payload.id)
-        return True
+    async def kill(self, id: int) -> bool:
+        """End a payload because somebody asks for it; False if it has, or will have, another end.
+
+        Raises:
+            NotFound: there is none.
+            Transient: nobody knows; it can be asked again.
+        """
+        payload = self._payloads.get(id)
+        if payload.status is PayloadStatus.PREPARED and not payload.killed:
+            self._payloads.set_killed(id)
+            await self._seal(id, KILLED_BEFORE_START)
+        elif id in self._running and await self._executor.kill(id, "operator"):
+            self._payloads.set_killed(id)
+        payload = self._payloads.get(id)
+        under_way = payload.killed and not has_ended(payload)
+        return under_way or payload.status is PayloadStatus.KILLED
+
+    async def ended(self, id: int) -> None:
+        """Wait until a payload has ended."""
+        if not has_ended(self._payloads.get(id)):
+            await self._ends.setdefault(id, asyncio.Event()).wait()
 
     # --- what the executor tells
 
@@ -97,15 +114,18 @@ class Runner:
         """run.sh has ended: its slot is free, and what it left is packed."""
         self._running.discard(id)
         self.task.wake()
-        self._spawn(self._judge(id, end))
+        self._errands.run(self._judge(id, end))
 
     # ---
 
     async def _start(self, payload: Payload) -> None:
         workdir = self.workdir(payload.id)
         if not workdir.has_run_sh:
-            workdir.write_end(NO_RUN_SH)
             self._payloads.set_ended(payload.id, NO_RUN_SH)
+            try:
+                workdir.write_end(NO_RUN_SH)
+            except OSError as error:
+                log.error("payload %d will be found Invalid again: %s", payload.id, error)
             return
         self._payloads.set_running(payload.id)
         self._running.add(payload.id)
@@ -140,17 +160,11 @@ class Runner:
 
     async def _seal(self, id: int, end: PayloadEnd) -> None:
         """Pack what a payload leaves; only then has it ended."""
-        if id in self._sealing:
+        if id in self._sealing or has_ended(self._payloads.get(id)):
             return
         self._sealing.add(id)
         try:
-            while True:
-                try:
-                    sealed = await asyncio.to_thread(self.workdir(id).seal, end)
-                    break
-                except OSError as error:
-                    log.error("payload %d cannot be packed yet: %s", id, error)
-                    await asyncio.sleep(PACK_AGAIN)
+            sealed = await self._pack(self.workdir(id), end)
             payload = self._payloads.set_ended(id, sealed)
             if payload is not None:
                 log.info(
@@ -163,12 +177,24 @@ class Runner:
                 )
         finally:
             self._sealing.discard(id)
-        await asyncio.to_thread(self.workdir(id).remove_work)
+        if waited_for := self._ends.pop(id, None):
+            waited_for.set()
+        await self._packers.do(self.workdir(id).remove_work)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def _pack(self, workdir: Workdir, end: PayloadEnd) -> PayloadEnd:
+        tries = 0
+        while True:
+            try:
+                return await self._packers.do(partial(workdir.seal, end))
+            except OSError as error:
+                tries += error.errno not in NO_SPACE
+                log.error("payload %d cannot be packed yet: %s", workdir.id, error)
+                if tries == PACK_TRIES:
+                    return workdir.write_end(cannot_be_packed(error))
+            except Exception as error:
+                log.exception("payload %d cannot be packed", workdir.id)
+                return workdir.write_end(cannot_be_packed(error))
+            await asyncio.sleep(PACK_AGAIN)
 
 
 def has_ended(payload: Payload) -> bool:

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from aiohttp import web
 
 from orchestrator_client.config import Config
+from orchestrator_client.errands import Errands
 from orchestrator_client.identity import Identity
 from orchestrator_client.load import Load
 from orchestrator_client.payloads import Payload, Payloads
@@ -17,6 +19,9 @@ from orchestrator_shared.frames import pack_frame
 from orchestrator_shared.protocol import HEARTBEAT_INTERVAL, INLINE_LIMIT, PROTOCOL
 
 log = logging.getLogger(__name__)
+
+#: How long a server may take (seconds) to agree that its stream is closed.
+CLOSE_PATIENCE: Final = 1.0
 
 
 class Stream:
@@ -31,6 +36,7 @@ class Stream:
         self._wake = asyncio.Event()
         self._seq = 0
         self._others: int | None = None
+        self._next_beat = 0.0
 
     def tell(self, payload: Payload) -> None:
         """Tell of a payload, as it will be when its turn comes."""
@@ -65,11 +71,9 @@ class Stream:
             await self._socket.send_bytes(pack_frame("listed", {}))
             while True:
                 await self._say_all()
-                try:
-                    async with asyncio.timeout(HEARTBEAT_INTERVAL):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(self._next_beat):
                         await self._wake.wait()
-                except TimeoutError:
-                    await self._beat()
 
     async def _say_all(self) -> None:
         self._wake.clear()
@@ -79,10 +83,12 @@ class Stream:
             await self._send_state(id)
         for frame in frames:
             await self._socket.send_bytes(frame)
-        if self._streams.payloads.active(but_of=self.server) != self._others:
+        others = self._streams.payloads.active(but_of=self.server)
+        if others != self._others or asyncio.get_running_loop().time() >= self._next_beat:
             await self._beat()
 
     async def _beat(self) -> None:
+        self._next_beat = asyncio.get_running_loop().time() + HEARTBEAT_INTERVAL
         self._others = self._streams.payloads.active(but_of=self.server)
         beat = {"others": self._others, "cpu_load": self._streams.load.percent()}
         await self._socket.send_bytes(pack_frame("heartbeat", beat))
@@ -118,6 +124,7 @@ class Streams:
         self.runner = runner
         self.load = load
         self._streams: dict[str, tuple[Stream, web.WebSocketResponse]] = {}
+        self._errands = Errands("a stream could not be closed")
 
     def publish(self, payload: Payload) -> None:
         """A payload has changed: tell its server, and the others how busy it makes us."""
@@ -132,9 +139,11 @@ class Streams:
     ) -> None:
         """Serve one stream until it ends; `hear` gets what the server says."""
         stream = Stream(socket, server, self)
-        if server in self._streams:
-            await self._streams[server][1].close()
+        former = self._streams.get(server)
         self._streams[server] = (stream, socket)
+        if former is not None:
+            # Beside this one: whoever was there may not answer any more.
+            self._errands.run(_close(former[1]))
         async with asyncio.TaskGroup() as group:
             talking = group.create_task(stream.run(), name=f"stream {server}")
             try:
@@ -148,5 +157,11 @@ class Streams:
 
     async def close(self) -> None:
         """End all streams."""
-        for _, socket in list(self._streams.values()):
+        await asyncio.gather(*(_close(socket) for _, socket in self._streams.values()))
+        await self._errands.close(CLOSE_PATIENCE)
+
+
+async def _close(socket: web.WebSocketResponse) -> None:
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        async with asyncio.timeout(CLOSE_PATIENCE):
             await socket.close()

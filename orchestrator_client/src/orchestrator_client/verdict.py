@@ -13,6 +13,19 @@ KILLED_BEFORE_START = PayloadEnd(
     PayloadStatus.KILLED, fault="operator", reason="terminated before it was started"
 )
 
+LOST_WITH_MACHINE = PayloadEnd(
+    PayloadStatus.FAILED,
+    fault="infrastructure",
+    reason="its machine went down before its server had its end",
+    lost=True,
+)
+
+
+def cannot_be_packed(problem: object) -> PayloadEnd:
+    """The end of a payload whose files cannot be had."""
+    reason = f"its files cannot be packed: {problem}"
+    return PayloadEnd(PayloadStatus.FAILED, fault="infrastructure", reason=reason, lost=True)
+
 
 def judge(end: RunEnd, *, windows_lines: bool, timeout: float | None) -> PayloadEnd:
     """The end of a payload; `windows_lines`: whether run.sh has CRLF line ends."""
@@ -35,7 +48,8 @@ def _verdict(
     if end.cause == "operator":
         return PayloadStatus.KILLED, "operator", "terminated on request"
     if end.cause == "limit":
-        return PayloadStatus.FAILED, "limit", f"run.sh ran longer than {timeout:g} s (JOB_TIMEOUT)"
+        limit = f"{timeout:g} s (JOB_TIMEOUT)" if timeout else "JOB_TIMEOUT allowed"
+        return PayloadStatus.FAILED, "limit", f"run.sh ran longer than {limit}"
     if end.lost:
         reason = "its machine or its supervisor went down while it ran"
         return PayloadStatus.FAILED, "infrastructure", reason

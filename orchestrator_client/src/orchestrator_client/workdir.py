@@ -4,11 +4,13 @@
       payloads/<id>/    payload.json, run (supervisor.py), stdout.log, stderr.log, result.zip,
                         end.json: written in this order
       work/<id>/        job/ (the working directory), home/, tmp/
+      tmp/              what is being received, and what is being removed
 
 From its working directory a job reaches its own home and tmp, and by no name that it is given
 what the client knows of it.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator_client.payloads import PayloadEnd
+from orchestrator_client.supervisor import boot_id
 from orchestrator_shared.archive import pack_directory
 from orchestrator_shared.folders import remove_tree, write_whole
 from orchestrator_shared.protocol import STDERR_TAIL
@@ -39,6 +42,7 @@ class Workdir:
     def __init__(self, data_path: Path, id: int) -> None:
         self.id = id
         self.control = data_path / "payloads" / str(id)
+        self._tmp = data_path / "tmp"
         self._work = data_path / "work" / str(id)
         self.job = self._work / "job"
         self.home = self._work / "home"
@@ -78,18 +82,21 @@ class Workdir:
             for folder in (self._work, self.home, self.tmp, self.control):
                 folder.mkdir(mode=0o700)
             place(self.job)
-            write_whole(
-                self.control / "payload.json", json.dumps(asdict(claim)).encode(), durable=False
-            )
+            content = {**asdict(claim), "boot": boot_id()}
+            path = self.control / "payload.json"
+            write_whole(path, json.dumps(content).encode(), durable=False)
         except BaseException:
             self.remove()
             raise
 
-    def claim(self) -> Claim | None:
-        """Whose it is; None if it was never taken as a whole."""
+    def claim(self) -> tuple[Claim, bool] | None:
+        """Whose it is, and whether the machine went down since it was taken; None if it was never
+        taken as a whole."""
         try:
-            return Claim(**json.loads((self.control / "payload.json").read_bytes()))
-        except (OSError, ValueError, TypeError):
+            content = json.loads((self.control / "payload.json").read_bytes())
+            went_down = content.pop("boot") != boot_id()
+            return Claim(**content), went_down
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
     def stderr_tail(self) -> str | None:
@@ -141,14 +148,41 @@ class Workdir:
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
+    def is_whole(self, end: PayloadEnd) -> bool:
+        """Whether what was packed is still what it was then."""
+        if end.result_size is None:
+            return True
+        try:
+            with open(self.result, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256")
+        except OSError:
+            return False
+        return digest.hexdigest() == end.result_sha256
+
     def remove_work(self) -> None:
-        """Remove the working directory, which has been packed."""
-        remove_tree(self._work)
+        """Remove what has been packed."""
+        self._remove(self._work)
+        self.stdout.unlink(missing_ok=True)
+        self.stderr.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove everything: first what says that it was taken."""
-        remove_tree(self.control)
-        remove_tree(self._work)
+        self._remove(self.control)
+        self._remove(self._work)
+
+    def _remove(self, folder: Path) -> None:
+        """In one step: a kill leaves no half of it, and two that remove it do not meet."""
+        removed = self._tmp / f"{folder.parent.name}-{self.id}"
+        try:
+            try:
+                folder.rename(removed)
+            except PermissionError:
+                # A job may have taken from its own folder the right to be moved.
+                folder.chmod(0o700)
+                folder.rename(removed)
+        except FileNotFoundError:
+            return
+        remove_tree(removed)
 
 
 def all_ids(data_path: Path) -> Iterable[int]:

@@ -53,10 +53,21 @@ def payload_answer(request: web.Request, payload: Payload, status: int = 200) ->
     return web.json_response(payload.to_json(loc), status=status)
 
 
+def check_number(name: str, number: int) -> None:
+    """Refuse a number that the index cannot hold.
+
+    Raises:
+        NotUsable: that is so.
+    """
+    if not 0 <= number < 2**63:
+        raise NotUsable(problem=f"{name} is not between 0 and {2**63 - 1}")
+
+
 def _number(request: web.Request, name: str) -> int | None:
     text = request.headers.get(name)
     if text is None:
         return None
-    if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
+    if not text.isascii() or not text.isdigit():
         raise NotUsable(problem=f"the header {name} is no number")
+    check_number(name, int(text))
     return int(text)

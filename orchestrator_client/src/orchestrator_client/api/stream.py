@@ -1,14 +1,13 @@
 """The stream: a server follows its payloads, hands over small jobs, and acknowledges ends."""
 
-import asyncio
 import logging
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from orchestrator_client.api.claims import read_claim
+from orchestrator_client.api.claims import check_number, read_claim
+from orchestrator_client.errands import Errands
 from orchestrator_client.keys import CLEANER, INTAKE, STREAMS
 from orchestrator_client.streams import Stream
 from orchestrator_client.workdir import Claim
@@ -29,12 +28,7 @@ async def stream(request: web.Request) -> web.WebSocketResponse:
         raise NotUsable(problem=f"the header {H_SERVER} is missing")
     socket = web.WebSocketResponse(max_msg_size=FRAME_LIMIT, compress=False, timeout=1.0)
     await socket.prepare(request)
-    tasks: set[asyncio.Task[None]] = set()
-
-    def spawn(work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+    errands = Errands(f"a message of server {server}")
 
     def hear(stream: Stream, frame: bytes) -> None:
         try:
@@ -43,10 +37,10 @@ async def stream(request: web.Request) -> web.WebSocketResponse:
             log.warning("server %s: %s", server, error)
             return
         if kind == "submit":
-            spawn(_submit(request.app, stream, header, body))
+            errands.run(_submit(request.app, stream, header, body))
         elif kind == "acknowledge":
             cleaner = request.app[CLEANER]
-            spawn(cleaner.acknowledge(server, header["job"], header["attempt"]))
+            errands.run(cleaner.acknowledge(server, header["job"], header["attempt"]))
 
     await request.app[STREAMS].serve(socket, server, hear)
     return socket
@@ -56,7 +50,8 @@ async def _submit(
     app: web.Application, stream: Stream, header: dict[str, Any], body: bytes
 ) -> None:
     """Take a small job; its state, or why it is refused, goes back on the stream."""
-    claim = Claim(stream.server, header["job"], header["attempt"], service_name(header["service"]))
+    service = service_name(header["service"])
+    claim = Claim(stream.server, header["job"], header["attempt"], service)
     files = [(file["name"], file["size"]) for file in header["files"]]
 
     def place(folder: Path) -> None:
@@ -74,11 +69,9 @@ async def _submit(
         stream.say(pack_frame("refused", refusal))
 
     try:
-        if sum(size for _, size in files) != len(body):
-            raise NotUsable(problem="its files do not have the sizes that it names")
-        for name, _ in files:
-            if check_name(name) != name:
-                raise NotUsable(problem=f"a file cannot be named '{name}'")
+        check_number("job", header["job"])
+        check_number("attempt", header["attempt"])
+        _check_files(files, body)
         payload = await app[INTAKE].take(claim, place)
     except OrchestratorError as error:
         refuse(error)
@@ -88,3 +81,15 @@ async def _submit(
         refuse(NoSpace(problem=problem) if full else Transient(problem=problem))
     else:
         stream.tell(payload)
+
+
+def _check_files(files: list[tuple[str, int]], body: bytes) -> None:
+    if not files:
+        raise NotUsable(problem="it has no file")
+    if sum(size for _, size in files) != len(body):
+        raise NotUsable(problem="its files do not have the sizes that it names")
+    if len({name for name, _ in files}) < len(files):
+        raise NotUsable(problem="two of its files have the same name")
+    for name, _ in files:
+        if check_name(name) != name:
+            raise NotUsable(problem=f"a file cannot be named '{name}'")

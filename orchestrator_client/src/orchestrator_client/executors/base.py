@@ -47,7 +47,12 @@ class Executor(Protocol):
         """Run run.sh in its working directory, for `limit_s` seconds at most."""
 
     async def kill(self, id: int, cause: str) -> bool:
-        """End a payload; the cause is durable before the first signal. False: it has ended."""
+        """End a payload; the cause is durable before the first signal. False: how it ends is
+        decided already.
+
+        Raises:
+            Unavailable: nobody knows; it can be asked again.
+        """
 
     async def close(self) -> None:
         """Let go: what runs, runs on."""
