@@ -1,0 +1,303 @@
+"""A client that speaks our protocol, and does what a test tells it instead of running jobs."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+from aiohttp.test_utils import TestServer, unused_port
+
+from orchestrator_shared.frames import pack_frame, unpack_frame
+from orchestrator_shared.protocol import (
+    FRAME_LIMIT,
+    H_ATTEMPT,
+    H_INSTANCE,
+    H_JOB,
+    H_PROTOCOL,
+    PROTOCOL,
+)
+from orchestrator_shared.status import PayloadStatus
+
+Answer = Callable[["StandIn", web.Request, "Held"], Awaitable[web.StreamResponse]]
+
+
+@dataclass
+class Held:
+    """A payload that the stand-in holds."""
+
+    id: int
+    job: int
+    attempt: int
+    state: dict[str, Any]
+    result: bytes = b""
+
+
+@dataclass
+class StandIn:
+    """Told by a test what to say and when. By default it takes every job, and lets it wait."""
+
+    instance: str = "0" * 31 + "1"
+    start: str = "1"
+    slots: int = 4
+    #: Whether it tells who it is, and that it has told of all it holds.
+    greets: bool = True
+    lists: bool = True
+    #: Whether it reads what the server says on its stream.
+    reads: bool = True
+    #: What it answers to a submit; None: it takes the job.
+    refusal: dict[str, Any] | None = None
+    #: Whether it answers a submit at all.
+    answers: bool = True
+    #: How it answers the next requests for a result; then it serves what it has.
+    faults: list[Answer] = field(default_factory=list)
+    #: One for every stream that was opened.
+    streams: "asyncio.Queue[None]" = field(default_factory=asyncio.Queue)
+    #: One for every time that somebody asked whether it lives.
+    probes: "asyncio.Queue[None]" = field(default_factory=asyncio.Queue)
+    #: Job and attempt of every submit, in order.
+    submits: "asyncio.Queue[tuple[int, int]]" = field(default_factory=asyncio.Queue)
+    acknowledged: "asyncio.Queue[tuple[int, int]]" = field(default_factory=asyncio.Queue)
+    kills: "asyncio.Queue[tuple[int, int]]" = field(default_factory=asyncio.Queue)
+    #: The Range of every request for a result.
+    ranges: list[str | None] = field(default_factory=list)
+    held: dict[int, Held] = field(default_factory=dict)
+    base: str = ""
+
+    def __post_init__(self) -> None:
+        self._sockets: list[web.WebSocketResponse] = []
+        self._seq = 0
+
+    # --- what a test tells it
+
+    async def say(self, kind: str, header: Mapping[str, Any], body: bytes = b"") -> None:
+        """Put any frame on the streams that are open."""
+        for socket in list(self._sockets):
+            with contextlib.suppress(ConnectionError):
+                await socket.send_bytes(pack_frame(kind, dict(header), body))
+
+    async def cut(self) -> None:
+        """Close the streams; the server opens others."""
+        for socket in list(self._sockets):
+            await socket.close()
+
+    async def cut_oldest(self) -> None:
+        """Close the stream that was opened first."""
+        await self._sockets[0].close()
+
+    async def beat(self, others: int = 0) -> None:
+        """A heartbeat."""
+        await self.say("heartbeat", {"others": others, "cpu_load": 0.0})
+
+    async def takes(self) -> Held:
+        """Wait for the next submit, and give what is held of it."""
+        job, attempt = await self.submits.get()
+        return next(h for h in self.held.values() if (h.job, h.attempt) == (job, attempt))
+
+    async def runs(self, held: Held) -> None:
+        """Tell that a payload runs."""
+        held.state["status"] = PayloadStatus.RUNNING.value
+        await self._tell(held)
+
+    async def ends(
+        self, held: Held, result: bytes = b"", *, inline: bool = False, **more: Any
+    ) -> None:
+        """Tell that a payload has ended, Completed unless `more` says otherwise."""
+        held.result = result
+        held.state.update({"status": PayloadStatus.COMPLETED.value, "exit_code": 0, **more})
+        if result:
+            digest = hashlib.sha256(result).hexdigest()
+            held.state["result"] = {"size": len(result), "sha256": digest}
+        await self._tell(held, result if inline else b"")
+
+    def holds(self, job: int, attempt: int) -> Held:
+        """Have a payload that nobody submitted just now."""
+        held = self._make(job, attempt)
+        self.held[held.id] = held
+        return held
+
+    def forget(self, held: Held) -> None:
+        """Lose a payload."""
+        del self.held[held.id]
+
+    # --- what the server sees
+
+    def app(self) -> web.Application:
+        """Its routes."""
+        app = web.Application(client_max_size=2**30)
+        app.router.add_get("/live", self._live)
+        app.router.add_get("/stream", self._stream)
+        app.router.add_post("/submit", self._submit)
+        app.router.add_get("/result/{id}", self._result)
+        app.router.add_get("/retrieve/{id}", self._retrieve)
+        app.router.add_post("/kill/{id}", self._kill)
+        app.on_response_prepare.append(self._sign)
+        app.on_shutdown.append(self._shut_down)
+        return app
+
+    async def _shut_down(self, _app: web.Application) -> None:
+        await self.cut()
+
+    async def _sign(self, _request: web.Request, response: web.StreamResponse) -> None:
+        response.headers[H_PROTOCOL] = str(PROTOCOL)
+        response.headers[H_INSTANCE] = self.instance
+
+    async def _live(self, _request: web.Request) -> web.Response:
+        self.probes.put_nowait(None)
+        return web.json_response({"status": "live"})
+
+    async def _stream(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(max_msg_size=FRAME_LIMIT, compress=False, timeout=1.0)
+        await socket.prepare(request)
+        self._sockets.append(socket)
+        if self.greets:
+            hello = {
+                "protocol": PROTOCOL,
+                "version": "0",
+                "instance": self.instance,
+                "start": self.start,
+                "slots": self.slots,
+                "kill_grace": 0.0,
+            }
+            await socket.send_bytes(pack_frame("hello", hello))
+            beat = {"others": 0, "cpu_load": 0.0}
+            await socket.send_bytes(pack_frame("heartbeat", beat))
+            for held in self.held.values():
+                await socket.send_bytes(self._frame(held))
+        if self.lists:
+            await socket.send_bytes(pack_frame("listed", {}))
+        if not self.reads and request.transport is not None:
+            request.transport.pause_reading()  # type: ignore[attr-defined]
+        self.streams.put_nowait(None)
+        try:
+            async for message in socket:
+                await self._hear(message.data)
+        finally:
+            self._sockets.remove(socket)
+        return socket
+
+    async def _hear(self, frame: bytes) -> None:
+        kind, header, _ = unpack_frame(frame)
+        key = (header["job"], header["attempt"])
+        if kind == "acknowledge":
+            self.acknowledged.put_nowait(key)
+            self.held = {id: h for id, h in self.held.items() if (h.job, h.attempt) != key}
+        elif kind == "submit":
+            held = self._take(*key)
+            if self.refusal is not None:
+                await self.say("refused", {"job": key[0], "attempt": key[1], **self.refusal})
+            elif self.answers:
+                await self._tell(held)
+
+    async def _submit(self, request: web.Request) -> web.Response:
+        key = (int(request.headers[H_JOB]), int(request.headers[H_ATTEMPT]))
+        await request.read()
+        held = self._take(*key)
+        if self.refusal is not None:
+            status = (507 if self.refusal["disk"] else 503) if self.refusal["transient"] else 413
+            return web.json_response({"message": self.refusal["message"]}, status=status)
+        if not self.answers:
+            assert request.transport is not None
+            request.transport.close()
+            return web.Response()
+        await self._tell(held)
+        return web.json_response(held.state)
+
+    async def _result(self, request: web.Request) -> web.StreamResponse:
+        held = self.held.get(int(request.match_info["id"]))
+        self.ranges.append(request.headers.get("Range"))
+        if held is None:
+            return web.Response(status=404)
+        if self.faults:
+            return await self.faults.pop(0)(self, request, held)
+        return serve(request, held.result)
+
+    async def _retrieve(self, request: web.Request) -> web.Response:
+        known = int(request.match_info["id"]) in self.held
+        return web.Response(status=202 if known else 404)
+
+    async def _kill(self, request: web.Request) -> web.Response:
+        held = self.held[int(request.match_info["id"])]
+        self.kills.put_nowait((held.job, held.attempt))
+        return web.json_response(held.state)
+
+    # ---
+
+    def _take(self, job: int, attempt: int) -> Held:
+        """The payload of an attempt; the same one again gets the same back."""
+        known = [h for h in self.held.values() if (h.job, h.attempt) == (job, attempt)]
+        held = known[0] if known else self._make(job, attempt)
+        if self.refusal is None:
+            self.held[held.id] = held
+        self.submits.put_nowait((job, attempt))
+        return held
+
+    @staticmethod
+    def _make(job: int, attempt: int) -> Held:
+        id = 1000 * job + attempt
+        state = {
+            "id": id,
+            "status": PayloadStatus.PREPARED.value,
+            "loc": "/nowhere",
+            "pid": 0,
+            "killed": False,
+            "job": job,
+            "attempt": attempt,
+        }
+        return Held(id, job, attempt, state)
+
+    def _frame(self, held: Held, body: bytes = b"") -> bytes:
+        self._seq += 1
+        return pack_frame("state", {"seq": self._seq, "payload": held.state}, body)
+
+    async def _tell(self, held: Held, body: bytes = b"") -> None:
+        for socket in list(self._sockets):
+            with contextlib.suppress(ConnectionError):
+                await socket.send_bytes(self._frame(held, body))
+
+
+def serve(request: web.Request, content: bytes) -> web.Response:
+    """A result, or the range of it that is asked for."""
+    asked = request.headers.get("Range")
+    if asked is None:
+        return web.Response(body=content)
+    start = int(asked.removeprefix("bytes=").removesuffix("-"))
+    headers = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+    return web.Response(status=206, body=content[start:], headers=headers)
+
+
+async def cut_in_the_middle(
+    _stand_in: StandIn, request: web.Request, held: Held
+) -> web.StreamResponse:
+    """Send half of what is asked for, then break the connection."""
+    whole = serve(request, held.result)
+    assert isinstance(whole.body, bytes)
+    response = web.StreamResponse(status=whole.status)
+    response.content_length = len(whole.body)
+    await response.prepare(request)
+    await response.write(whole.body[: len(whole.body) // 2])
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+async def damaged(_stand_in: StandIn, request: web.Request, held: Held) -> web.StreamResponse:
+    """Send as many bytes, but one of them is another."""
+    middle = len(held.result) // 2
+    wrong = bytes([held.result[middle] ^ 1])
+    return serve(request, held.result[:middle] + wrong + held.result[middle + 1 :])
+
+
+@contextlib.asynccontextmanager
+async def running_stand_in(**settings: Any) -> AsyncIterator[StandIn]:
+    """A stand-in that is served."""
+    stand_in = StandIn(**settings)
+    server = TestServer(stand_in.app(), port=unused_port())
+    await server.start_server(shutdown_timeout=1)
+    stand_in.base = str(server.make_url("")).rstrip("/")
+    try:
+        yield stand_in
+    finally:
+        await server.close()
