@@ -41,8 +41,6 @@ RETRY_MOST: Final = 2.0
 #: Likewise before a client that refused a job is sent another.
 BACKOFF_FIRST: Final = 0.5
 BACKOFF_MOST: Final = 30.0
-#: How long a client may take (seconds) to agree that a stream ends.
-CLOSE_PATIENCE: Final = 1.0
 
 
 class Listener(Protocol):
@@ -159,7 +157,7 @@ class Endpoint:
             stream = await self._session.ws_connect(
                 self.address.base + STREAM, headers=headers, max_msg_size=FRAME_LIMIT
             )
-        try:
+        async with stream:
             while True:
                 message = await stream.receive(timeout=self._lost_after)
                 if message.type is not aiohttp.WSMsgType.BINARY:
@@ -170,11 +168,6 @@ class Endpoint:
                     self._greet(header, stream)
                 elif self._stream is not None:
                     self._hear(kind, header, body)
-        finally:
-            # A client that hangs reads nothing, not even this.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_PATIENCE):
-                    await stream.close()
 
     def _greet(self, hello: dict[str, Any], stream: ClientWebSocketResponse) -> None:
         if hello["protocol"] != PROTOCOL:
