@@ -39,7 +39,7 @@ class Terminator:
 
         Raises:
             NotFound: there is none, or it is another user's.
-            InvalidTransition: it had ended before.
+            AlreadyEnded: it had.
         """
         with self._watchers.watch(id) as watch:
             job = await self._jobs.request_kill(id, user_id, "terminated on request")

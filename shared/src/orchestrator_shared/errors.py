@@ -69,8 +69,8 @@ class Conflict(OrchestratorError):
     """The request does not fit the present state: {problem}."""
 
 
-class InvalidTransition(Conflict):
-    """{subject} cannot change from {old} to {new}."""
+class AlreadyEnded(Conflict):
+    """Job {job} had ended before as {ended_as}, and that stands."""
 
 
 class KeyConflict(Conflict):

@@ -23,7 +23,7 @@ def read(env: Env, name: str, parse: Callable[[str], T], default: str) -> T:
         SettingError: it cannot be used; the message names it and says why.
     """
     try:
-        return parse((env.str(name, default) or default).strip())
+        return parse(env.str(name, default).strip() or default)
     except (ValueError, EnvError) as error:
         raise SettingError(setting=name, problem=str(error)) from error
 

@@ -1,9 +1,7 @@
-"""The states of a job and of a payload: pure data, and the one function that checks a change."""
+"""The states of a job and of a payload: pure data."""
 
 from collections.abc import Mapping
 from enum import StrEnum
-
-from orchestrator_shared.errors import InvalidTransition
 
 
 class Status(StrEnum):
@@ -97,13 +95,3 @@ PAYLOAD_TRANSITIONS: Mapping[PayloadStatus, frozenset[PayloadStatus]] = {
     PayloadStatus.KILLED: frozenset({PayloadStatus.CLEANED}),
     PayloadStatus.CLEANED: frozenset(),
 }
-
-
-def check_payload_transition(payload: int, old: PayloadStatus, new: PayloadStatus) -> None:
-    """Refuse a change of a payload's state that PAYLOAD_TRANSITIONS does not name.
-
-    Raises:
-        InvalidTransition: the change is not allowed.
-    """
-    if new not in PAYLOAD_TRANSITIONS[old]:
-        raise InvalidTransition(subject=f"payload {payload}", old=old, new=new)

@@ -46,6 +46,8 @@ def at(time: float | None) -> str | None:
 def message(job: Job) -> str:
     """A sentence for a person: how the job stands, and why."""
     text = _MESSAGES[job.status]
+    if job.status is Status.CLEANED:
+        return f"{text[:-1]} ({job.cleaned_because}); it was {job.ended_as}."
     if job.reason:
         text = f"{text[:-1]}: {job.reason.rstrip('.')}."
     if job.kill_requested and job.status not in TERMINAL:

@@ -6,7 +6,7 @@ from orchestrator_server.api.describe import JOB_ID, describe
 from orchestrator_server.api.parameters import Query, read_id, read_query
 from orchestrator_server.api.record import job_answer
 from orchestrator_server.keys import CLEANER, JOBS, POOL, RECORDS, TERMINATOR
-from orchestrator_shared.errors import InvalidTransition
+from orchestrator_shared.errors import AlreadyEnded
 from orchestrator_shared.protocol import AnswerSchema
 from orchestrator_shared.status import TERMINAL, Status
 
@@ -59,7 +59,7 @@ async def delete(request: web.Request) -> web.Response:
     if job.status not in TERMINAL:
         try:
             job = await request.app[TERMINATOR].terminate(id, user_id)
-        except InvalidTransition:
+        except AlreadyEnded:
             job = await request.app[RECORDS].get(id)
     if job.status in TERMINAL:
         await request.app[CLEANER].clean(id, "deleted on request")

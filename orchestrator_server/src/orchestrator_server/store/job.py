@@ -31,6 +31,7 @@ class Job:
     exit_code: int | None
     fault: str | None
     reason: str | None
+    cleaned_because: str | None
     stderr_tail: str | None
     wall_s: float | None
     cpu_s: float | None

@@ -12,7 +12,7 @@ from orchestrator_server.store.database import Database
 from orchestrator_server.store.job import End, Job, Result
 from orchestrator_server.store.queries import sql
 from orchestrator_server.store.records import find, one
-from orchestrator_shared.errors import InvalidTransition, KeyConflict
+from orchestrator_shared.errors import AlreadyEnded, KeyConflict
 from orchestrator_shared.status import ACTIVE, Status
 from orchestrator_shared.uploads import Upload
 
@@ -182,7 +182,7 @@ class Jobs:
 
         Raises:
             NotFound: there is none, or it is another user's.
-            InvalidTransition: it has ended already.
+            AlreadyEnded: it has.
         """
         now = self._clock()
 
@@ -195,9 +195,7 @@ class Jobs:
             else:
                 changed = None
             if changed is None:
-                raise InvalidTransition(
-                    subject=f"job {id}", old=job.status, new=Status.KILLED
-                ).about(id, job.status)
+                raise AlreadyEnded(job=id, ended_as=job.ended_as).about(id, job.status)
             return changed
 
         return await self._database.write(step)

@@ -215,7 +215,8 @@ SELECT id FROM jobs WHERE delete_requested = 1
     AND status IN ('Completed', 'Failed', 'Invalid', 'Killed') LIMIT :limit;
 
 -- name: clean
-UPDATE jobs SET status = 'Cleaned', version = version + 1, changed_at = :now, reason = :reason
+UPDATE jobs SET status = 'Cleaned', version = version + 1, changed_at = :now,
+        cleaned_because = :reason
     WHERE id = :id AND status IN (SELECT old FROM transitions WHERE new = 'Cleaned')
     RETURNING *;
 

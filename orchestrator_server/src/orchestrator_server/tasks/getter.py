@@ -193,15 +193,15 @@ class Getter:
         if payload["lost"]:
             await self._lose(client, await self._settle(client, payload), payload["reason"])
             return
-        if payload["result"] is None:
-            if payload["status"] is PayloadStatus.COMPLETED:
-                raise Damaged(payload=payload["id"])
-        elif result:
+        packed = payload["result"]
+        if packed is not None and result:
             kept = self._keep_small(payload, result)
-        else:
+        elif packed is not None or payload["status"] is PayloadStatus.COMPLETED:
             job = await self._settle(client, payload)
             if job is None:
                 return
+            if packed is None:
+                raise Damaged(payload=payload["id"])
             if not job.delete_requested:
                 try:
                     kept = await self._fetch(client, job, payload)

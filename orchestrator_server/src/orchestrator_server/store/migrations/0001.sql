@@ -49,6 +49,7 @@ CREATE TABLE jobs (
     exit_code        INTEGER,
     fault            TEXT,
     reason           TEXT,
+    cleaned_because  TEXT,                        -- beside the reason of its end, which stays
     stderr_tail      TEXT,
     wall_s           REAL,
     cpu_s            REAL,
@@ -153,7 +154,8 @@ CREATE TRIGGER jobs_changed AFTER UPDATE OF status ON jobs
 BEGIN
     INSERT INTO history (at, job, user_id, service, old, new, attempt, client, fault, reason)
         VALUES (NEW.changed_at, NEW.id, NEW.user_id, NEW.service, OLD.status, NEW.status,
-                NEW.attempt, coalesce(NEW.client, OLD.client), NEW.fault, NEW.reason);
+                NEW.attempt, coalesce(NEW.client, OLD.client), NEW.fault,
+                CASE NEW.status WHEN 'Cleaned' THEN NEW.cleaned_because ELSE NEW.reason END);
     UPDATE queues SET
         queued = queued + (NEW.status = 'Queued') - (OLD.status = 'Queued'),
         active = active
