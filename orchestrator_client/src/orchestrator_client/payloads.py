@@ -18,6 +18,8 @@ from orchestrator_shared.status import PayloadStatus
 
 #: What tells the file of an index from any other database: "orch" as bytes.
 APPLICATION_ID: Final = 0x6F726368
+#: Made once: making a schema copies all its fields.
+_SHOWN: Final = PayloadSchema()
 #: Called with each payload that has changed.
 Listener = Callable[["Payload"], None]
 
@@ -63,7 +65,7 @@ class Payload:
         if self.result_size is not None:
             result = {"size": self.result_size, "sha256": self.result_sha256}
         values = asdict(self)
-        shown: dict[str, Any] = PayloadSchema().dump(
+        shown: dict[str, Any] = _SHOWN.dump(
             {**values, "input": {}, "loc": str(loc), "result": result}
         )
         return shown

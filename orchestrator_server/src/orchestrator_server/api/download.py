@@ -56,7 +56,7 @@ class ResultMissing(OrchestratorError):
 )
 async def download(request: web.Request) -> web.StreamResponse:
     """GET, HEAD /download/{id}."""
-    query = read_query(request, Query())
+    query = read_query(request, Query)
     job = await request.app[RECORDS].get(read_id(request), query.get("user_id"))
     if job.status is Status.COMPLETED:
         return await _stored(request, job)
@@ -86,7 +86,7 @@ async def download(request: web.Request) -> web.StreamResponse:
 )
 async def download_partial(request: web.Request) -> web.StreamResponse:
     """GET /download_partial/{id}."""
-    query = read_query(request, Query())
+    query = read_query(request, Query)
     records = request.app[RECORDS]
     job = await records.get(read_id(request), query.get("user_id"))
     if job.status in ACTIVE and job.payload is not None:

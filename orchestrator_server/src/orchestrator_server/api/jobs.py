@@ -32,7 +32,7 @@ from orchestrator_shared.status import TERMINAL
 )
 async def job(request: web.Request) -> web.Response:
     """GET /jobs/{id}."""
-    query = read_query(request, JobQuery())
+    query = read_query(request, JobQuery)
     details = await _wait_for(request, query)
     return web.json_response(record(request, details), headers=status_header(details.job))
 
@@ -60,7 +60,7 @@ async def _wait_for(request: web.Request, query: dict[str, Any]) -> JobDetails:
 )
 async def jobs(request: web.Request) -> web.Response:
     """GET /jobs."""
-    query = read_query(request, ListQuery())
+    query = read_query(request, ListQuery)
     limit, after = query.pop("limit"), query.pop("after", None)
     found = await request.app[RECORDS].page(query, limit + 1, after)
     page = found[:limit]
@@ -81,7 +81,7 @@ async def jobs(request: web.Request) -> web.Response:
 )
 async def events(request: web.Request) -> web.Response:
     """GET /events."""
-    query = read_query(request, EventsQuery())
+    query = read_query(request, EventsQuery)
     records = request.app[RECORDS]
     position = query["after"]
     end = time.monotonic() + read_wait(query)

@@ -28,6 +28,9 @@ _MESSAGES: Mapping[Status, str] = {
     Status.CLEANED: "The job's files have been removed.",
 }
 
+#: Made once: making a schema copies all its fields.
+_RECORD: Final = JobSchema()
+
 #: The last moment of the year 9999 (seconds since 1970): no later one can be written.
 _LAST: Final = 253_402_300_799.0
 
@@ -77,7 +80,7 @@ def record(request: web.Request, details: JobDetails) -> dict[str, Any]:
     waiting = None
     if details.queue is not None:
         waiting = explain(details, pool.limits(job.service), pool.view(job.service))
-    shown: dict[str, Any] = JobSchema().dump(
+    shown: dict[str, Any] = _RECORD.dump(
         {
             **summary(request, job),
             "ref": job.ref,

@@ -29,7 +29,7 @@ from orchestrator_shared.status import TERMINAL, Status
 )
 async def terminate(request: web.Request) -> web.Response:
     """POST /terminate/{id}."""
-    query = read_query(request, Query())
+    query = read_query(request, Query)
     job = await request.app[TERMINATOR].terminate(read_id(request), query.get("user_id"))
     if job.status is Status.KILLED:
         return job_answer(200, job)
@@ -53,7 +53,7 @@ async def terminate(request: web.Request) -> web.Response:
 )
 async def delete(request: web.Request) -> web.Response:
     """DELETE /jobs/{id}."""
-    query = read_query(request, Query())
+    query = read_query(request, Query)
     id, user_id = read_id(request), query.get("user_id")
     job = await request.app[JOBS].request_delete(id, user_id)
     if job.status not in TERMINAL:

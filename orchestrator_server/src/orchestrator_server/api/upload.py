@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 H_KEY: Final = "Idempotency-Key"
 REF_LIMIT: Final = 200
 KEY_LIMIT: Final = 255
+_UPLOADED: Final = UploadedSchema()
 
 _PARAMETERS: Final[list[dict[str, Any]]] = [
     {
@@ -96,7 +97,7 @@ async def upload(request: web.Request) -> web.Response:
             await asyncio.to_thread(received.discard)
     headers = {hdrs.LOCATION: f"/jobs/{job.id}", **status_header(job)}
     return web.json_response(
-        UploadedSchema().dump(summary(request, job)), status=201 if new else 200, headers=headers
+        _UPLOADED.dump(summary(request, job)), status=201 if new else 200, headers=headers
     )
 
 
