@@ -9,7 +9,7 @@ from yarl import URL
 
 from support.behind_proxy import system_behind_proxy
 from support.errors import check_error
-from support.faults import Cut, Rule
+from support.faults import Rule, Stall
 from support.gate import Gate
 from support.states import job_in
 
@@ -113,23 +113,28 @@ async def test_a_client_that_cannot_be_reached_is_named(tmp_path: Path, status: 
         assert await job.portal.job(job.id) == before
 
 
-async def test_a_transfer_that_breaks_is_not_taken_for_whole(tmp_path: Path) -> None:
-    """The portal's connection ends without the end of the body, and with nothing else in it."""
-    async with system_behind_proxy(tmp_path) as (system, proxy):
-        with contextlib.closing(Gate(tmp_path)) as gate:
+@pytest.mark.parametrize("ended", [False, True])
+async def test_a_transfer_that_breaks_is_not_taken_for_whole(tmp_path: Path, ended: bool) -> None:
+    """The portal's connection ends without the end of the body, and with nothing else in it, also
+    where the job has ended meanwhile and could now be served from the server's own disk."""
+    with contextlib.closing(Gate(tmp_path)) as gate:
+        async with system_behind_proxy(tmp_path) as (system, proxy):
             portal = system.portal
             id = await portal.upload(f"head -c 50000 /dev/urandom > big\n{gate.wait}\n")
             await gate.reached()
             await portal.reached(id, "Running")
-            proxy.add(Rule("GET /retrieve_partial answer", Cut(-5000)))
+            proxy.add(Rule("GET /retrieve_partial answer", Stall(-5000)))
             reader, writer = await asyncio.open_connection("127.0.0.1", URL(portal.base).port)
             writer.write(b"GET /download_partial/%d HTTP/1.1\r\nHost: x\r\n\r\n" % id)
+            answer = await reader.readexactly(40000)
+            if ended:
+                gate.open()
+                await portal.ended(id)
+            proxy.cut()
 
-            answer = await reader.read()
+            answer += await reader.read()
 
             writer.close()
             assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-            assert len(answer) > 40000
             assert not answer.endswith(b"0\r\n\r\n")
             assert answer.count(b"HTTP/1.1 ") == 1
-            assert (await portal.get(f"/download_partial/{id}")).zip.testzip() is None

@@ -110,7 +110,7 @@ async def test_it_announces_its_services_and_stops_when_told(tmp_path: Path, num
 
         log = "\n".join(server.log)
         assert re.search(rf"service a: clients {AWAY}, http://127.0.0.1:10, .* 3 per user", log)
-        assert re.search(rf"service b: clients {AWAY}, .* 7 jobs at once, 5 per user", log)
+        assert re.search(rf"service b: clients {AWAY}, MAX_RUNS 7, RUNS_PER_USER 5", log)
         assert re.search("WARNING SERVICE_B_MAX_RUN is no setting", log)
         assert await server.stop(number) == 0
         assert "Traceback" not in "\n".join(server.log)

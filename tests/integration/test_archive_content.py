@@ -126,10 +126,13 @@ def test_our_own_entries_come_into_their_folder(root: Path, tmp_path: Path) -> N
         "exit_code": b"0\n",
     }
 
-    assert files_in(packed(root, extra)) == {
+    zipped = packed(root, extra)
+
+    assert files_in(zipped) == {
         ".orchestrator/stdout.log": b"printed",
         ".orchestrator/exit_code": b"0\n",
     }
+    assert skipped_in(zipped) == {}
 
 
 def test_the_reserved_folder_of_a_job_is_left_out(root: Path) -> None:

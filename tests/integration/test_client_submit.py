@@ -13,6 +13,7 @@ import pytest
 from orchestrator_shared.protocol import INLINE_LIMIT
 from support.agent import Agent, agent, claim
 from support.gate import Gate
+from support.portal import Files
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ async def test_the_same_attempt_twice_at_once_is_one_payload(
     client: Agent, tmp_path: Path, size: int
 ) -> None:
     """Whoever asks again before the first answer gets the same one."""
-    files = {"run.sh": counting(tmp_path / "starts"), "data": b"x" * size}
+    files: Files = {"run.sh": counting(tmp_path / "starts"), "data": b"x" * size}
 
     answers = await asyncio.gather(*(client.try_submit(files, claim(1)) for _ in range(5)))
 
@@ -98,7 +99,7 @@ async def test_the_same_attempt_twice_at_once_is_one_payload(
     await client.stream.ended(id)
     await client.run("true", job=2)
     assert (tmp_path / "starts").read_text() == "1 1\n"
-    assert [name for name in client.left() if name.startswith("tmp")] == []
+    assert [name for name in client.left() if name.startswith("tmp/upload")] == []
 
 
 async def test_another_server_may_use_the_same_numbers(client: Agent) -> None:
@@ -116,7 +117,7 @@ async def test_another_server_may_use_the_same_numbers(client: Agent) -> None:
 async def test_files_arrive_as_they_were_sent(client: Agent, size: int) -> None:
     """Small ones and large ones, byte by byte, under their names."""
     content = (b"0123456789abcde\n" * (size // 16 + 1))[:size]
-    files = {"run.sh": "true", "a b.pdb": content, "ünïcode%": b"\x00\xff"}
+    files: Files = {"run.sh": "true", "a b.pdb": content, "ünïcode%": b"\x00\xff"}
 
     payload = await client.run(files)
 
@@ -144,17 +145,16 @@ async def test_what_was_taken_is_on_disk(client: Agent, tmp_path: Path) -> None:
 
 
 async def test_a_higher_attempt_ends_the_one_before(client: Agent, tmp_path: Path) -> None:
-    """Its server has given that up: the older one is dead before the newer one starts."""
+    """Its server has given that up: it is dead before the newer one starts."""
+    await client.restart(kill_grace=0.2)
     gate = Gate(tmp_path)
-    older = await client.submit(f"trap 'echo late > {tmp_path}/late' TERM; {gate.wait}", job=1)
+    older = await client.submit(f"trap '' TERM; echo $$ > {tmp_path}/pid; {gate.wait}", job=1)
     await gate.reached()
 
-    newer = await client.submit(f"test -e {tmp_path}/late", job=1, attempt=2)
+    newer = await client.run(f"! kill -0 $(< {tmp_path}/pid)", job=1, attempt=2)
 
-    ends = [frame.payload for frame in client.stream.frames if frame.kind == "state"]
-    ended = await client.stream.ended(older["id"])
-    assert ended["status"] == "Killed", ends
-    assert (await client.stream.ended(newer["id"]))["status"] == "Completed"
+    assert newer["status"] == "Completed"
+    assert (await client.stream.ended(older["id"]))["status"] == "Killed"
     gate.close()
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import fcntl
+import io
 import itertools
 import os
 import signal
@@ -30,6 +31,10 @@ from support.portal import Answer, Files, Portal
 from support.system import client_config
 
 
+#: How long what is left may take to end (seconds) before the test gives up.
+PATIENCE = 30.0
+
+
 def claim(
     job: int, attempt: int = 1, *, server: str = "a-server", service: str = "example"
 ) -> dict[str, str]:
@@ -47,7 +52,7 @@ def form(files: Files | str) -> aiohttp.FormData:
     """Files as multipart, as a server or curl sends them; a text is a run.sh."""
     data = aiohttp.FormData(quote_fields=False, default_to_multipart=True)
     for name, body in contents(files).items():
-        data.add_field("file", body, filename=name)
+        data.add_field("file", io.BytesIO(body), filename=name)
     return data
 
 
@@ -90,10 +95,12 @@ class Agent:
 
     async def close(self) -> None:
         """Stop it, end what it has left running, and wait for the end of its supervisor."""
-        for payload in self.data_path.glob("payloads/*/run"):
-            kill_what_runs(payload)
         await self.stop()
-        await asyncio.to_thread(supervisor_ended, self.data_path)
+        async with asyncio.timeout(PATIENCE):
+            while not supervisor_ended(self.data_path):
+                for run in self.data_path.glob("payloads/*/run"):
+                    kill_what_runs(run)
+                await asyncio.sleep(0.005)
 
     @property
     def app(self) -> web.Application:
@@ -184,12 +191,17 @@ def kill_what_runs(run: Path) -> None:
             os.killpg(started["pid"], signal.SIGKILL)
 
 
-def supervisor_ended(data_path: Path) -> None:
-    """Block until no supervisor serves this DATA_PATH: each holds its lock as long as it lives."""
+def supervisor_ended(data_path: Path) -> bool:
+    """Whether no supervisor serves this DATA_PATH: each holds its lock as long as it lives."""
     lock = data_path / supervisor.LOCK_NAME
-    if lock.exists():
-        with open(lock) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+    if not lock.exists():
+        return True
+    with open(lock) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 @contextlib.asynccontextmanager

@@ -95,7 +95,11 @@ class Follower:
 
     async def say(self, kind: str, header: Mapping[str, Any], body: bytes = b"") -> None:
         """Any message."""
-        await self._socket.send_bytes(pack_frame(kind, dict(header), body))
+        await self.send(pack_frame(kind, dict(header), body))
+
+    async def send(self, frame: bytes) -> None:
+        """What may be no message at all."""
+        await self._socket.send_bytes(frame)
 
     async def end(self) -> None:
         """Wait until the client has closed the stream."""
@@ -119,9 +123,9 @@ class Follower:
                 self._news.notify_all()
 
 
-def contents(files: Files | str) -> dict[str, bytes]:
+def contents(files: Mapping[str, Any] | str) -> dict[str, bytes]:
     """The files of a job as bytes; a text is its run.sh."""
-    named: Files = {"run.sh": files} if isinstance(files, str) else files
+    named = {"run.sh": files} if isinstance(files, str) else files
     return {n: c.encode() if isinstance(c, str) else c for n, c in named.items()}
 
 

@@ -29,21 +29,27 @@ def services(clients: Mapping[str, Sequence[str]], **settings: Any) -> dict[str,
     }
 
 
-@contextlib.asynccontextmanager
-async def server_of(
+def server_of(
     tmp_path: Path,
     clients: Mapping[str, Sequence[str]] | Sequence[str],
     *,
     service: Mapping[str, Any] | None = None,
     **changes: Any,
-) -> AsyncIterator[OwnServer]:
+) -> contextlib.AbstractAsyncContextManager[OwnServer]:
     """A server with these services, or with the service `example` at these clients.
 
     Entered again with the same path it is the same server, started anew.
     """
     if not isinstance(clients, Mapping):
         clients = {"example": clients}
-    configured = services(clients, **(service or {}))
+    return server_with(tmp_path, services(clients, **(service or {})), **changes)
+
+
+@contextlib.asynccontextmanager
+async def server_with(
+    tmp_path: Path, configured: Mapping[str, Service], **changes: Any
+) -> AsyncIterator[OwnServer]:
+    """Likewise, with services that are set up one by one."""
     config = server_config(tmp_path / "server", services=configured, **changes)
-    async with running_server(config) as server, aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession() as session, running_server(config) as server:
         yield OwnServer(Portal(server.make_url(""), session), server.app)

@@ -45,6 +45,8 @@ class StandIn:
     #: Whether it tells who it is, and that it has told of all it holds.
     greets: bool = True
     lists: bool = True
+    #: Whether it tells what it holds before it says that it has.
+    tells_held: bool = True
     #: Whether it reads what the server says on its stream.
     reads: bool = True
     #: What it answers to a submit; None: it takes the job.
@@ -61,6 +63,8 @@ class StandIn:
     submits: "asyncio.Queue[tuple[int, int]]" = field(default_factory=asyncio.Queue)
     acknowledged: "asyncio.Queue[tuple[int, int]]" = field(default_factory=asyncio.Queue)
     kills: "asyncio.Queue[tuple[int, int]]" = field(default_factory=asyncio.Queue)
+    #: The payloads that the server asked for one by one.
+    asked: "asyncio.Queue[int]" = field(default_factory=asyncio.Queue)
     #: The Range of every request for a result.
     ranges: list[str | None] = field(default_factory=list)
     held: dict[int, Held] = field(default_factory=dict)
@@ -102,15 +106,24 @@ class StandIn:
         await self._tell(held)
 
     async def ends(
-        self, held: Held, result: bytes = b"", *, inline: bool = False, **more: Any
+        self,
+        held: Held,
+        result: bytes = b"",
+        *,
+        inline: bool = False,
+        along: bytes = b"",
+        **more: Any,
     ) -> None:
-        """Tell that a payload has ended, Completed unless `more` says otherwise."""
+        """Tell that a payload has ended, Completed unless `more` says otherwise.
+
+        The result goes along where it is `inline`, or other bytes in its place.
+        """
         held.result = result
         held.state.update({"status": PayloadStatus.COMPLETED.value, "exit_code": 0, **more})
         if result:
             digest = hashlib.sha256(result).hexdigest()
             held.state["result"] = {"size": len(result), "sha256": digest}
-        await self._tell(held, result if inline else b"")
+        await self._tell(held, result if inline else along)
 
     def holds(self, job: int, attempt: int) -> Held:
         """Have a payload that nobody submitted just now."""
@@ -141,6 +154,8 @@ class StandIn:
         await self.cut()
 
     async def _sign(self, _request: web.Request, response: web.StreamResponse) -> None:
+        if "X-Not-Ours" in response.headers:
+            return
         response.headers[H_PROTOCOL] = str(PROTOCOL)
         response.headers[H_INSTANCE] = self.instance
 
@@ -164,7 +179,7 @@ class StandIn:
             await socket.send_bytes(pack_frame("hello", hello))
             beat = {"others": 0, "cpu_load": 0.0}
             await socket.send_bytes(pack_frame("heartbeat", beat))
-            for held in self.held.values():
+            for held in self.held.values() if self.tells_held else ():
                 await socket.send_bytes(self._frame(held))
         if self.lists:
             await socket.send_bytes(pack_frame("listed", {}))
@@ -215,8 +230,9 @@ class StandIn:
         return serve(request, held.result)
 
     async def _retrieve(self, request: web.Request) -> web.Response:
-        known = int(request.match_info["id"]) in self.held
-        return web.Response(status=202 if known else 404)
+        id = int(request.match_info["id"])
+        self.asked.put_nowait(id)
+        return web.Response(status=202 if id in self.held else 404)
 
     async def _kill(self, request: web.Request) -> web.Response:
         held = self.held[int(request.match_info["id"])]

@@ -1,5 +1,6 @@
 """A server and its clients in the process of the test: real SQLite, HTTP and bash."""
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
@@ -70,8 +71,7 @@ async def running_client(config: ClientConfig, port: int = 0) -> AsyncIterator[T
     try:
         yield server
     finally:
-        if app.get(client_keys.PAYLOADS) is not None:
-            _end_what_runs(app)
+        await _end_what_runs(app)
         await server.close()
 
 
@@ -86,11 +86,14 @@ async def running_server(config: ServerConfig) -> AsyncIterator[TestServer]:
         await server.close()
 
 
-def _end_what_runs(app: web.Application) -> None:
-    for payload in app[client_keys.PAYLOADS].with_status(PayloadStatus.RUNNING):
-        if payload.pid:
+async def _end_what_runs(app: web.Application) -> None:
+    payloads = app[client_keys.PAYLOADS]
+    for payload in payloads.with_status(PayloadStatus.RUNNING):
+        while (now := payloads.get(payload.id)).status is PayloadStatus.RUNNING and not now.pid:
+            await asyncio.sleep(0)
+        if now.pid:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(payload.pid, 9)
+                os.killpg(now.pid, 9)
 
 
 class System:

@@ -154,13 +154,20 @@ def create_app(config: Config) -> web.Application:
             await task.start()
         _announce(config)
 
-    async def shut_down(_app: web.Application) -> None:
-        watchers.close()
-
-    async def stop(app: web.Application) -> None:
+    async def let_go() -> None:
         # First nobody says anything any more, then what that made is let go of.
         await pool.stop()
         await asyncio.gather(sender.stop(), getter.stop(), cleaner.task.stop())
+
+    letting_go: list[asyncio.Task[None]] = []
+
+    async def shut_down(_app: web.Application) -> None:
+        # Beside the transfers under way, which have their own time to end.
+        letting_go.append(asyncio.create_task(let_go()))
+        watchers.close()
+
+    async def stop(app: web.Application) -> None:
+        await asyncio.gather(*letting_go)
         await pool.close()
         await database.close()
         identity.release()
@@ -204,10 +211,10 @@ def _announce(config: Config) -> None:
         log.warning("no service is set up: every upload is refused (SERVICE_<NAME>_URL)")
     for service in config.services.values():
         log.info(
-            "service %s: clients %s, at most %s jobs at once, %d per user, %d attempts",
+            "service %s: clients %s, MAX_RUNS %s, RUNS_PER_USER %d, MAX_ATTEMPTS %d",
             service.name,
             ", ".join(client.base for client in service.clients),
-            service.max_runs or "as many as its clients have slots",
+            service.max_runs or "(its slots)",
             service.runs_per_user,
             service.max_attempts,
         )

@@ -28,7 +28,7 @@ BUSY_TIMEOUT: Final = 15.0
 GROUP_LIMIT: Final = 256
 READERS: Final = 2
 #: How long close() waits for the writer (seconds) while somebody else locks the database.
-CLOSE_PATIENCE: Final = 1.0
+CLOSE_PATIENCE: Final = 0.2
 
 
 class StoreUnusable(StartError):
@@ -134,7 +134,7 @@ class Database:
             await asyncio.to_thread(self._thread.join, CLOSE_PATIENCE)
             if self._thread.is_alive():
                 # It waits for the lock of somebody else: what it holds was answered to nobody.
-                log.warning("the database is locked: closed without what was not yet written")
+                log.warning("the database does not answer: what was under way is given up")
                 return
             await asyncio.to_thread(self._readers.shutdown)
             for connection in self._reading:

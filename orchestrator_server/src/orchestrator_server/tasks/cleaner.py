@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from orchestrator_server.store.files import Files
@@ -19,6 +19,8 @@ BATCH: Final = 200
 #: A folder is looked at as left over only when it has not been touched for so long (seconds):
 #: an upload moves its files into place a moment before it commits.
 LEFT_OVER_AFTER: Final = 3600.0
+#: A wall clock that jumps ahead by more than this (seconds) is not believed for as long.
+JUMP: Final = 3600.0
 
 
 class Cleaner:
@@ -32,6 +34,8 @@ class Cleaner:
         max_ages: Mapping[str, float],
         max_age: float,
         interval: float,
+        clock: Callable[[], float] = time.time,
+        stopwatch: Callable[[], float] = time.monotonic,
     ) -> None:
         self.task = BackgroundTask("cleaner", self.run_once, interval)
         self._jobs = jobs
@@ -39,19 +43,43 @@ class Cleaner:
         self._files = files
         self._max_ages = max_ages
         self._max_age = max_age
-        self._looked_for_orphans: float | None = None
+        self._clock = clock
+        self._stopwatch = stopwatch
+        self._ahead = clock() - stopwatch()
+        self._distrusts_until: float | None = None
+        self._orphans_due = stopwatch()
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing is removed for its age; None while that is done."""
+        if self._distrusts_until is None:
+            return None
+        return "the clock jumped ahead by more than an hour: no files are removed for an hour"
 
     async def run_once(self) -> int:
         """Clean what is due; gives back how many jobs were cleaned."""
         cleaned = 0
         for id in await self._records.to_delete(BATCH):
             cleaned += await self.clean(id, "deleted on request") is not None
+        if not self._trusts_clock():
+            return cleaned
         for service in await self._records.known_services():
             max_age = self._max_ages.get(service, self._max_age)
-            for id in await self._records.expired(service, time.time() - max_age, BATCH):
+            for id in await self._records.expired(service, self._clock() - max_age, BATCH):
                 cleaned += await self.clean(id, "kept for its time") is not None
         await self._look_for_orphans()
         return cleaned
+
+    def _trusts_clock(self) -> bool:
+        """Whether the wall clock went on as the one that only measures durations."""
+        now = self._stopwatch()
+        before, self._ahead = self._ahead, self._clock() - now
+        if self._ahead - before > JUMP:
+            self._distrusts_until = now + JUMP
+            log.warning("%s", self.problem)
+        elif self._distrusts_until is not None and now >= self._distrusts_until:
+            self._distrusts_until = None
+        return self._distrusts_until is None
 
     async def clean(self, id: int, reason: str) -> Job | None:
         """Clean one job; None if it has not ended, or is Cleaned."""
@@ -61,13 +89,10 @@ class Cleaner:
         return job
 
     async def _look_for_orphans(self) -> None:
-        now = time.monotonic()
-        if (
-            self._looked_for_orphans is not None
-            and now - self._looked_for_orphans < LEFT_OVER_AFTER
-        ):
+        now = self._stopwatch()
+        if now < self._orphans_due:
             return
-        self._looked_for_orphans = now
+        self._orphans_due = now + LEFT_OVER_AFTER
         folders = await asyncio.to_thread(self._files.folders, LEFT_OVER_AFTER)
         left = [folder for folder in folders if not await self._records.owns(folder)]
         await asyncio.to_thread(self._files.set_aside, left)
