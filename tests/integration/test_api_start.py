@@ -109,7 +109,9 @@ async def test_it_announces_its_services_and_stops_when_told(tmp_path: Path, num
         await server.start("--host", "127.0.0.1")
 
         log = "\n".join(server.log)
-        assert re.search(rf"service a: clients {AWAY}, http://127.0.0.1:10, .* 3 per user", log)
+        assert re.search(
+            rf"service a: clients {AWAY}, http://127.0.0.1:10, .* RUNS_PER_USER 3", log
+        )
         assert re.search(rf"service b: clients {AWAY}, MAX_RUNS 7, RUNS_PER_USER 5", log)
         assert re.search("WARNING SERVICE_B_MAX_RUN is no setting", log)
         assert await server.stop(number) == 0

@@ -291,4 +291,4 @@ workdir.remove()
 """
     run_as_owner(code, tmp_path)
 
-    assert [path for path in tmp_path.glob("*/*")] == []
+    assert list(tmp_path.glob("*/*")) == []

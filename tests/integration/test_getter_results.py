@@ -204,9 +204,7 @@ async def test_results_of_one_client_do_not_wait_for_those_of_another(
     stand_in.slots = 20
     async with (
         running_stand_in(instance="0" * 31 + "2", slots=1) as other,
-        server_of(
-            tmp_path, [stand_in.base, other.base], service={"runs_per_user": 30}
-        ) as server,
+        server_of(tmp_path, [stand_in.base, other.base], service={"runs_per_user": 30}) as server,
     ):
         await client_is_there(server.portal, 2)
         stand_in.faults = [hangs] * 20
@@ -231,9 +229,7 @@ async def test_results_wait_while_the_disk_is_full(tmp_path: Path, size: int) ->
         base = str(client.make_url("")).rstrip("/")
         async with server_of(tmp_path, []) as server:
             id = await server.portal.upload(run)
-        async with server_of(
-            tmp_path, [base], min_free_disk=2**60, getter_interval=0.05
-        ) as server:
+        async with server_of(tmp_path, [base], min_free_disk=2**60, getter_interval=0.05) as server:
             record = await server.portal.reached(id, "Unknown")
             assert "MIN_FREE_DISK" in record["reason"]
             assert (await server.portal.get("/health")).status == 503

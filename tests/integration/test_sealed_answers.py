@@ -91,6 +91,7 @@ async def test_a_caller_that_has_it_is_told_so(condition: str, method: str, port
     assert answer.headers["ETag"] == ETAG
     assert answer.headers["X-Job-Status"] == "Completed"
     assert answer.headers.get("Content-Length", "0") == "0"
+    assert "Content-Type" not in answer.headers
 
 
 async def test_conditions_in_several_lines_count_together(portal: Portal) -> None:

@@ -190,9 +190,7 @@ async def test_a_wish_that_came_before_the_submit_had_an_outcome(
         assert stand_in.submits.empty()
 
 
-async def test_an_input_that_is_damaged_is_said_to_be_so(
-    stand_in: StandIn, tmp_path: Path
-) -> None:
+async def test_an_input_that_is_damaged_is_said_to_be_so(stand_in: StandIn, tmp_path: Path) -> None:
     """It is the server's fault, and no client gets half a job."""
     stand_in.refusal = _refuses(transient=True)
     async with server_of(tmp_path, [stand_in.base]) as server:

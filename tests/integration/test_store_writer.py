@@ -108,9 +108,7 @@ async def test_results_come_only_after_the_commit(database: Database, tmp_path: 
     assert _elsewhere(tmp_path) == [7]
 
 
-async def test_callers_are_told_of_commits_after_them(
-    tmp_path: Path, commits: Commits
-) -> None:
+async def test_callers_are_told_of_commits_after_them(tmp_path: Path, commits: Commits) -> None:
     """Each change once, in order, when any other connection can see it."""
     seen: list[list[int]] = []
 

@@ -171,6 +171,12 @@ class Agent:
             for entry in (self.data_path / name).iterdir()
         )
 
+    async def supervisor_gone(self) -> None:
+        """Wait until no supervisor is left."""
+        async with asyncio.timeout(PATIENCE):
+            while not supervisor_ended(self.data_path):
+                await asyncio.sleep(0.005)
+
     def supervisor_pid(self) -> int:
         """The process that holds what runs."""
         descriptor = os.open(self.data_path / supervisor.LOCK_NAME, os.O_RDONLY)

@@ -59,9 +59,11 @@ class Follower:
     async def state(self, id: int, *statuses: str) -> Frame:
         """The message that a payload has come to one of these states."""
         return await self.until(
-            lambda frame: frame.kind == "state"
-            and frame.payload["id"] == id
-            and frame.payload["status"] in statuses
+            lambda frame: (
+                frame.kind == "state"
+                and frame.payload["id"] == id
+                and frame.payload["status"] in statuses
+            )
         )
 
     async def ended(self, id: int) -> dict[str, Any]:
@@ -71,8 +73,10 @@ class Follower:
     async def of_attempt(self, job: int, attempt: int) -> dict[str, Any]:
         """A payload as it was first told of, by what its server calls it."""
         frame = await self.until(
-            lambda frame: frame.kind == "state"
-            and (frame.payload["job"], frame.payload["attempt"]) == (job, attempt)
+            lambda frame: (
+                frame.kind == "state"
+                and (frame.payload["job"], frame.payload["attempt"]) == (job, attempt)
+            )
         )
         return frame.payload
 

@@ -168,6 +168,7 @@ def test_a_usable_name_is_the_part_after_the_last_slash(text: str, name: str) ->
         ("a\tb", "control characters"),
         ("a\0b", "control characters"),
         ("\x1b[31m", "control characters"),
+        ("a\x1fb", "control characters"),
         ("a\x7fb", "control characters"),
         ("a\x85b", "control characters"),
         ("\udcff", "not UTF-8"),

@@ -145,7 +145,7 @@ async def test_a_signal_lets_waiting_callers_have_their_answer() -> None:
             writer.close()
 
     assert code == 0
-    assert rests == [b"b\r\nas it is now\r\n0\r\n\r\n", b""]
+    assert rests == [b"c\r\nas it is now\r\n0\r\n\r\n", b""]
 
 
 async def test_a_port_in_use_stops_the_start() -> None:
