@@ -47,7 +47,7 @@ def set_up_log(level: str) -> None:
         level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", force=True
     )
     debug = level == "DEBUG"
-    for name in ("aiohttp.access", "aiosqlite", "asyncio"):
+    for name in ("aiohttp.access", "asyncio"):
         logging.getLogger(name).setLevel(level if debug else "WARNING")
     # What a caller sends that cannot be used is answered, and is no event here.
     logging.getLogger("python_multipart").setLevel(level if debug else "ERROR")
@@ -72,7 +72,9 @@ async def serve(app: web.Application, settings: Settings) -> None:
     Raises:
         SettingError: the address cannot be listened on.
     """
-    runner = web.AppRunner(app, shutdown_timeout=TRANSFER_GRACE)
+    # aiohttp waits this long twice, for a handler to end and for one that it has cancelled; what is
+    # cut ends in time for both.
+    runner = web.AppRunner(app, shutdown_timeout=TRANSFER_GRACE + 0.5)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -90,8 +92,16 @@ async def serve(app: web.Application, settings: Settings) -> None:
         log.info("listening on %s", " ".join(_address(site) for site in runner.addresses))
         await stop.wait()
         log.info("stopping")
+        loop.call_later(TRANSFER_GRACE, _cut_transfers, runner)
     finally:
         await runner.cleanup()
+
+
+def _cut_transfers(runner: web.AppRunner) -> None:
+    """End the connections that are still there: one that nobody reads from would never end."""
+    for connection in runner.server.connections if runner.server else ():
+        if connection.transport is not None:
+            connection.transport.abort()
 
 
 def _address(address: tuple[str, int]) -> str:
