@@ -62,8 +62,6 @@ class Intake:
         id = self._identity.next_id()
         await asyncio.to_thread(self._runner.workdir(id).prepare, claim, place)
         payload = self._payloads.insert(id, claim.server, claim.job, claim.attempt, claim.service)
-        log.info("payload %d job %s attempt %s of %s taken", id, claim.job, claim.attempt,
-                 claim.server or "a server without a name")  # fmt: skip
         self._runner.task.wake()
         return payload
 

@@ -1,5 +1,6 @@
 """The index of payloads: what is where, rebuilt from the disk at each start."""
 
+import logging
 import sqlite3
 import time
 from collections.abc import Callable
@@ -16,6 +17,10 @@ from orchestrator_shared.protocol import PayloadSchema
 from orchestrator_shared.queries import read_queries
 from orchestrator_shared.status import PayloadStatus
 
+log = logging.getLogger(__name__)
+
+#: The statements that change a payload's state.
+CHANGES_OF_STATE: Final = ("insert", "running", "ended", "cleaned")
 #: What tells the file of an index from any other database: "orch" as bytes.
 APPLICATION_ID: Final = 0x6F726368
 #: Made once: making a schema copies all its fields.
@@ -228,7 +233,18 @@ class Payloads:
 
     def _change(self, name: str, **values: Any) -> Payload | None:
         payload = self._one(name, **values)
+        # Before there is a listener nothing changes: what lies on the disk is taken up.
         if payload is not None and self.listener is not None:
+            if name in CHANGES_OF_STATE:
+                log.info(
+                    "payload %d job %s attempt %s service %s is %s%s",
+                    payload.id,
+                    payload.job,
+                    payload.attempt,
+                    payload.service,
+                    payload.status,
+                    f": {payload.reason}" if name == "ended" else "",
+                )
             self.listener(payload)
         return payload
 

@@ -165,16 +165,7 @@ class Runner:
         self._sealing.add(id)
         try:
             sealed = await self._pack(self.workdir(id), end)
-            payload = self._payloads.set_ended(id, sealed)
-            if payload is not None:
-                log.info(
-                    "payload %d job %s attempt %s %s: %s",
-                    id,
-                    payload.job,
-                    payload.attempt,
-                    payload.status,
-                    payload.reason,
-                )
+            self._payloads.set_ended(id, sealed)
         finally:
             self._sealing.discard(id)
         if waited_for := self._ends.pop(id, None):

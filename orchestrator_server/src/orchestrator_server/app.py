@@ -23,6 +23,7 @@ from orchestrator_server.store.jobs import Jobs
 from orchestrator_server.store.records import Records
 from orchestrator_server.tasks.cleaner import Cleaner
 from orchestrator_server.tasks.getter import Getter
+from orchestrator_server.tasks.losses import Losses
 from orchestrator_server.tasks.sender import Sender
 from orchestrator_server.terminating import Terminator
 from orchestrator_server.watchers import Watchers
@@ -112,16 +113,21 @@ def create_app(config: Config) -> web.Application:
     store, records = Jobs(database), Records(database)
     terminator = Terminator(store, records, pool, watchers)
     sender = Sender(database, store, records, files, pool, config.sender_interval)
+    losses = Losses(
+        store,
+        records,
+        pool,
+        {name: service.max_attempts for name, service in config.services.items()},
+        config.client_lost_after,
+    )
     getter = Getter(
         store,
         records,
         files,
-        pool,
+        losses,
         terminator,
-        {name: service.max_attempts for name, service in config.services.items()},
         (config.data_path, config.db_path.parent),
         config.min_free_disk,
-        config.client_lost_after,
         config.getter_interval,
     )
     cleaner = Cleaner(
@@ -165,6 +171,7 @@ def create_app(config: Config) -> web.Application:
         # Beside the transfers under way, which have their own time to end.
         letting_go.append(asyncio.create_task(let_go()))
         watchers.close()
+        database.hurry()
 
     async def stop(app: web.Application) -> None:
         await asyncio.gather(*letting_go)

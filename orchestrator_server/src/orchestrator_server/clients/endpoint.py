@@ -72,6 +72,7 @@ class Endpoint:
         self.address = address
         self.requests = Requests(address, session, server)
         self.instance: str | None = None
+        self.start: str | None = None
         self.slots = 0
         self.others = 0
         self.load = 0.0
@@ -175,7 +176,7 @@ class Endpoint:
                 problem=f"the client speaks protocol {hello['protocol']}, this server {PROTOCOL}; "
                 "install the same version on both"
             )
-        self.instance = hello["instance"]
+        self.instance, self.start = hello["instance"], hello["start"]
         self.slots = hello["slots"]
         self.kill_grace = hello["kill_grace"]
         self.told.clear()

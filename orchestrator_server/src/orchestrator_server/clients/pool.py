@@ -136,7 +136,7 @@ class Pool:
         away = [endpoint for endpoint in there if endpoint.backing_off]
         return Clients(
             offers=[
-                Offer(e.instance or "", e.name, e.slots, e.others, e.load)
+                Offer(e.instance or "", e.start or "", e.name, e.slots, e.others, e.load)
                 for e in there
                 if not e.backing_off
             ],

@@ -13,6 +13,7 @@ class Offer:
     """A client that takes jobs: its slots, and how many of them others have taken."""
 
     instance: str
+    start: str
     client: str
     slots: int
     others: int
@@ -60,7 +61,13 @@ def dispatch(
             break
         row = connection.execute(
             sql("process"),
-            {"id": job, "instance": best.instance, "client": best.client, "now": now},
+            {
+                "id": job,
+                "instance": best.instance,
+                "start": best.start,
+                "client": best.client,
+                "now": now,
+            },
         ).fetchone()
         sent.append(Job.from_row(row))
         free[best.instance] -= 1

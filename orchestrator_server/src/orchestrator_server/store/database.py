@@ -8,8 +8,10 @@ import queue
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -27,8 +29,8 @@ BUSY_TIMEOUT: Final = 15.0
 #: The most steps that one transaction commits together.
 GROUP_LIMIT: Final = 256
 READERS: Final = 2
-#: How long close() waits for the writer (seconds) while somebody else locks the database.
-CLOSE_PATIENCE: Final = 0.2
+#: How often the writer looks whether the lock of somebody else is gone (seconds).
+BUSY_LOOK: Final = 0.02
 
 
 class StoreUnusable(StartError):
@@ -73,19 +75,37 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
+def _code(error: Exception) -> int:
+    """The primary result code of SQLite; 0 where it is not SQLite's."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF
+
+
+def _is_busy(error: Exception) -> bool:
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
 def _translate(error: sqlite3.Error) -> Exception:
     """What an error of SQLite means to a caller."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if _is_busy(error):
         return Unavailable(problem="somebody else locks the database")
-    if code == sqlite3.SQLITE_FULL:
+    if _code(error) == sqlite3.SQLITE_FULL:
         return NoSpace(problem="the disk of the database is full")
     return error
 
 
 def _is_fatal(error: Exception) -> bool:
     fatal = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in fatal
+    return _code(error) in fatal
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """A step that waits for the writer, who waits for its outcome, and since when."""
+
+    step: Step[Any]
+    future: asyncio.Future[Any]
+    since: float
 
 
 class Database:
@@ -101,13 +121,13 @@ class Database:
         """`on_commit` gets what a transaction changed (rows of history), in the event loop."""
         self._path = path
         self._on_commit = on_commit
-        self._steps: queue.SimpleQueue[tuple[Step[Any], asyncio.Future[Any]] | None]
-        self._steps = queue.SimpleQueue()
+        self._steps: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._local = threading.local()
         self._readers: ThreadPoolExecutor | None = None
         self._reading: list[sqlite3.Connection] = []
         self._writing: sqlite3.Connection | None = None
+        self._hurried = threading.Event()
         self._last_seq = 0
 
     async def open(self) -> None:
@@ -120,6 +140,7 @@ class Database:
         try:
             self._writing = connect(self._path)
             migrate(self._writing, self._path)
+            self._writing.execute("PRAGMA busy_timeout = 0")  # _begin() waits
             self._last_seq = self._writing.execute(sql("last_event")).fetchone()["seq"]
         except sqlite3.Error as error:
             raise StoreUnusable(path=self._path, problem=f"{error}.") from error
@@ -127,15 +148,16 @@ class Database:
         self._thread = threading.Thread(target=self._write_all, name="writer", daemon=True)
         self._thread.start()
 
+    def hurry(self) -> None:
+        """Wait for nobody's lock any more: what cannot be written at once is refused."""
+        self._hurried.set()
+
     async def close(self) -> None:
         """Commit what has been handed over, and disconnect."""
         if self._thread is not None and self._readers is not None:
+            self.hurry()
             self._steps.put(None)
-            await asyncio.to_thread(self._thread.join, CLOSE_PATIENCE)
-            if self._thread.is_alive():
-                # It waits for the lock of somebody else: what it holds was answered to nobody.
-                log.warning("the database does not answer: what was under way is given up")
-                return
+            await asyncio.to_thread(self._thread.join)
             await asyncio.to_thread(self._readers.shutdown)
             for connection in self._reading:
                 connection.close()
@@ -151,7 +173,7 @@ class Database:
         raised here.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        self._steps.put((step, future))
+        self._steps.put(_Write(step, future, time.monotonic()))
         return future
 
     async def read(self, step: Step[T]) -> T:
@@ -204,15 +226,15 @@ class Database:
             if stop:
                 return
 
-    def _commit(self, group: list[tuple[Step[Any], asyncio.Future[Any]]]) -> None:
+    def _commit(self, group: list[_Write]) -> None:
         connection = self._writing
         assert connection is not None  # noqa: S101 - open() set it before the thread began
         outcomes: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
         changes: list[Row] = []
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            for step, future in group:
-                outcomes.append((future, *self._take(connection, step)))
+            self._begin(connection, group[0].since + BUSY_TIMEOUT)
+            for write in group:
+                outcomes.append((write.future, *self._take(connection, write.step)))
             changes = connection.execute(sql("changes_since"), {"after": self._last_seq}).fetchall()
             connection.execute("COMMIT")
         except Exception as error:
@@ -221,12 +243,24 @@ class Database:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             failure = _translate(error) if isinstance(error, sqlite3.Error) else error
-            outcomes = [(future, None, failure) for _, future in group]
+            outcomes = [(write.future, None, failure) for write in group]
             changes = []
         if changes:
             self._last_seq = changes[-1]["seq"]
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
             self._loop.call_soon_threadsafe(self._answer, outcomes, changes)
+
+    def _begin(self, connection: sqlite3.Connection, deadline: float) -> None:
+        """Begin a transaction; while somebody else locks the database, wait in sight of the end."""
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() > deadline:
+                    raise
+                if self._hurried.wait(BUSY_LOOK):
+                    raise
 
     def _take(self, connection: sqlite3.Connection, step: Step[T]) -> tuple[Any, Exception | None]:
         """One step in its savepoint: its value, or what it raised."""

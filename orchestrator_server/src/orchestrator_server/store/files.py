@@ -1,5 +1,6 @@
 """The server's folders: uploads under way, the files of jobs, and their results."""
 
+import contextlib
 import logging
 import secrets
 import time
@@ -111,19 +112,27 @@ class Files:
         return [
             entry.name
             for entry in self._jobs.iterdir()
-            if len(entry.name) == 32 and entry.stat().st_mtime < limit
+            if len(entry.name) == 32 and _touched_before(entry, limit)
         ]
 
     def set_aside(self, folders: Collection[str]) -> None:
         """Move folders that no record owns to `orphans/`."""
         for folder in folders:
-            log.warning("%s belongs to no job: moved to %s", folder, self._orphans)
-            (self._jobs / folder).replace(self._orphans / folder)
-            (self._orphans / folder).touch()
+            with contextlib.suppress(FileNotFoundError):  # its job was cleaned just now
+                (self._jobs / folder).replace(self._orphans / folder)
+                (self._orphans / folder).touch()
+                log.warning("%s belongs to no job: moved to %s", folder, self._orphans)
 
     def remove_orphans(self, max_age: float) -> None:
         """Remove what has been in `orphans/` for longer than so many seconds."""
         limit = time.time() - max_age
         for entry in self._orphans.iterdir():
-            if entry.stat().st_mtime < limit:
+            if _touched_before(entry, limit):
                 remove_tree(entry)
+
+
+def _touched_before(entry: Path, limit: float) -> bool:
+    try:
+        return entry.stat().st_mtime < limit
+    except FileNotFoundError:
+        return False

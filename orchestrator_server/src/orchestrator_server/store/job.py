@@ -21,7 +21,9 @@ class Job:
     folder: str
     attempt: int
     lost: int
+    spared: int
     instance: str | None
+    start: str | None
     client: str | None
     payload: int | None
     created_at: float

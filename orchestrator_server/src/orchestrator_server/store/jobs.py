@@ -91,10 +91,17 @@ class Jobs:
     # --- 3 send
 
     def requeue(
-        self, id: int, attempt: int, reason: str, *, lost: bool = False
+        self, id: int, attempt: int, reason: str, *, lost: bool = False, spared: bool = False
     ) -> Future[Job | None]:
         """Back to Queued; to Killed where its end is wished; None if it has moved on."""
-        return self._change("requeue", id=id, attempt=attempt, reason=reason, lost=int(lost))
+        return self._change(
+            "requeue",
+            id=id,
+            attempt=attempt,
+            reason=reason,
+            lost=int(lost),
+            spared=int(spared),
+        )
 
     # --- 4 run
 

@@ -63,7 +63,7 @@ SELECT count(*) AS ahead FROM jobs
 
 -- name: process
 UPDATE jobs SET status = 'Processing', version = version + 1, attempt = attempt + 1,
-        instance = :instance, client = :client, payload = NULL, started_at = NULL,
+        instance = :instance, start = :start, client = :client, payload = NULL, started_at = NULL,
         reason = NULL, fault = NULL, changed_at = :now
     WHERE id = :id AND kill_requested = 0
       AND status IN (SELECT old FROM transitions WHERE new = 'Processing')
@@ -78,8 +78,8 @@ UPDATE jobs SET status = CASE kill_requested WHEN 1 THEN 'Killed' ELSE 'Queued' 
         ended_as = CASE kill_requested WHEN 1 THEN 'Killed' END,
         ended_at = CASE kill_requested WHEN 1 THEN :now END,
         fault = CASE kill_requested WHEN 1 THEN 'operator' END,
-        version = version + 1, lost = lost + :lost, instance = NULL, client = NULL,
-        payload = NULL, started_at = NULL, reason = :reason, changed_at = :now
+        version = version + 1, lost = lost + :lost, spared = spared + :spared,
+        instance = NULL, start = NULL, client = NULL, payload = NULL, started_at = NULL, reason = :reason, changed_at = :now
     WHERE id = :id AND attempt = :attempt
       AND status IN (SELECT old FROM transitions WHERE new = 'Queued')
     RETURNING *;

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Collection, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from orchestrator_server.clients.endpoint import Endpoint
 from orchestrator_server.clients.outcomes import Damaged, PayloadGone
-from orchestrator_server.clients.pool import Pool
 from orchestrator_server.clients.requests import Payload
 from orchestrator_server.store.files import Files
 from orchestrator_server.store.job import End, Job, Result
 from orchestrator_server.store.jobs import Jobs
 from orchestrator_server.store.records import Records
+from orchestrator_server.tasks.losses import Losses
 from orchestrator_server.terminating import Terminator
 from orchestrator_shared.errors import ClientUnreachable, NotFound, OrchestratorError, Transient
 from orchestrator_shared.folders import check_free_disk
@@ -61,28 +61,22 @@ class Getter:
         jobs: Jobs,
         records: Records,
         files: Files,
-        pool: Pool,
+        losses: Losses,
         terminator: Terminator,
-        max_attempts: Mapping[str, int],
         disks: Collection[Path],
         min_free_disk: int,
-        lost_after: float,
         interval: float,
     ) -> None:
         self.task = BackgroundTask("getter", self.run_once, interval)
         self._jobs = jobs
         self._records = records
         self._files = files
-        self._pool = pool
+        self._losses = losses
         self._terminator = terminator
-        self._max_attempts = max_attempts
         self._disks = disks
         self._min_free_disk = min_free_disk
-        self._lost_after = lost_after
         self._getting: set[Key] = set()
         self._deferred: dict[Key, _Deferred] = {}
-        self._absent: dict[str, float] = {}
-        self._lost: set[str] = set()
         self._fetches: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(FETCHES)
         )
@@ -90,7 +84,7 @@ class Getter:
 
     async def run_once(self) -> int:
         """Notice clients that have gone silent, and try deferred results again."""
-        await self._look_for_lost_clients()
+        await self._losses.look()
         now = time.monotonic()
         due = [key for key, deferred in self._deferred.items() if deferred.due <= now]
         for key in due:
@@ -126,14 +120,7 @@ class Getter:
 
     def on_listed(self, client: Endpoint) -> None:
         """It has told of every payload: what is missing may be lost."""
-        if client.instance is not None:
-            self._absent.pop(client.instance, None)
-            if client.instance in self._lost:
-                self._lost.discard(client.instance)
-                log.info("client %s is back", client.name)
-            for lost in self._lost:
-                self._spawn(self._look_for_replaced(lost))
-            self._spawn(self._look_for_lost_payloads(client, client.instance))
+        self._spawn(self._losses.welcome(client))
 
     async def _observed(
         self, client: Endpoint, payload: Payload, observed: "asyncio.Future[Job | None]"
@@ -191,7 +178,8 @@ class Getter:
         job_id, attempt = payload["job"], payload["attempt"]
         kept: Result | None = None
         if payload["lost"]:
-            await self._lose(client, await self._settle(client, payload), payload["reason"])
+            if (job := await self._settle(client, payload)) is not None:
+                await self._losses.lose(client, job, payload["reason"])
             return
         packed = payload["result"]
         if packed is not None and result:
@@ -206,7 +194,7 @@ class Getter:
                 try:
                     kept = await self._fetch(client, job, payload)
                 except PayloadGone as error:
-                    await self._lose(client, job, str(error))
+                    await self._losses.lose(client, job, str(error))
                     return
         finished = await self._jobs.finish(
             job_id, attempt, _end(payload), payload=payload["id"], result=kept
@@ -258,7 +246,8 @@ class Getter:
             await self._defer(key, client, payload, reason, damaged)
             return
         self._deferred.pop(key, None)
-        await self._lose(client, await self._settle(client, payload), reason)
+        if (job := await self._settle(client, payload)) is not None:
+            await self._losses.lose(client, job, reason)
 
     async def _defer(
         self, key: Key, client: Endpoint, payload: Payload, reason: str, damaged: int | None = None
@@ -273,55 +262,6 @@ class Getter:
         if client.instance is not None:
             problem = f"its result cannot be fetched yet: {reason}"
             await self._jobs.defer(*key, client.instance, payload["id"], problem)
-
-    # --- what is lost
-
-    async def _lose(self, client: Endpoint | None, job: Job | None, reason: str | None) -> None:
-        """An attempt is lost: another, or where they are used up, the end."""
-        if job is None:
-            return
-        most = self._max_attempts.get(job.service, 1)
-        why = f"attempt {job.attempt} was lost: {reason or 'its client no longer has it'}"
-        if job.lost + 1 < most:
-            await self._jobs.requeue(job.id, job.attempt, why, lost=True)
-        else:
-            end = End(Status.FAILED, fault="infrastructure", reason=why)
-            await self._jobs.finish(job.id, job.attempt, end, lost=True)
-        if client is not None:
-            await client.acknowledge(job.id, job.attempt)
-
-    async def _look_for_lost_payloads(self, client: Endpoint, instance: str) -> None:
-        """Missing from the list is a reason to ask for it, never a proof."""
-        for job in await self._records.held_by(instance):
-            if (job.id, job.attempt) in client.told or job.payload is None:
-                continue
-            try:
-                if await client.requests.has_lost(job):
-                    await self._lose(None, job, None)
-            except ClientUnreachable as error:
-                log.warning("job %d: %s", job.id, error)
-
-    async def _look_for_lost_clients(self) -> None:
-        """What a client holds that has been silent for too long is Unknown."""
-        now = time.monotonic()
-        for instance in await self._records.bound_instances():
-            if self._pool.at(instance) is not None:
-                self._absent.pop(instance, None)
-                continue
-            seen = self._pool.last_seen(instance)
-            since = self._absent.setdefault(instance, seen if seen is not None else now)
-            if now - since >= self._lost_after and instance not in self._lost:
-                name = self._pool.name(instance)
-                count = await self._jobs.lose_sight(instance, f"{name} does not answer")
-                self._lost.add(instance)
-                log.warning("client %s is lost: %d jobs are Unknown", name, count)
-                await self._look_for_replaced(instance)
-
-    async def _look_for_replaced(self, instance: str) -> None:
-        """What a client held at whose address another answers now is lost."""
-        for job in await self._records.active_at(instance):
-            if self._pool.is_replaced(job):
-                await self._lose(None, job, f"another client answers at {job.client}")
 
     # ---
 

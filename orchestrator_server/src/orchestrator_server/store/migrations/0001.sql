@@ -39,7 +39,9 @@ CREATE TABLE jobs (
     folder           TEXT NOT NULL,               -- below DATA_PATH/jobs; made where needed
     attempt          INTEGER NOT NULL DEFAULT 0,
     lost             INTEGER NOT NULL DEFAULT 0,  -- payloads that were lost
+    spared           INTEGER NOT NULL DEFAULT 0,  -- payloads that were lost and do not count
     instance         TEXT,                        -- the client that the attempt belongs to
+    start            TEXT,                        -- and which start of it took the attempt
     client           TEXT,                        -- the address it had then
     payload          INTEGER,                     -- its id there
     created_at       REAL NOT NULL,
