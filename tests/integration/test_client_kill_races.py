@@ -55,7 +55,7 @@ def draw(rng: random.Random, number: int) -> Try:
     return Try(
         number=number,
         exit_code=rng.choice([0, 0, 0, 3]),
-        work=rng.choice([0, 10, 1000, 5000]),
+        work=rng.choice([0, 10, 500, 2000]),
         trap=rng.choice(["", "", "trap '' TERM", "trap 'exit 0' TERM", "trap 'echo x > x' TERM"]),
         moment=rng.choice(moments + [rng.random() * 0.06] * 7),
     )

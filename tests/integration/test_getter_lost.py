@@ -7,9 +7,16 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from orchestrator_server.tasks import getter
 from support.servers import server_of
 from support.standin import Held, StandIn, running_stand_in
 from support.system import client_is_there
+
+
+@pytest.fixture(autouse=True)
+def soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result that could not be fetched is tried again at once."""
+    monkeypatch.setattr(getter, "AGAIN_FIRST", 0.01)
 
 
 @pytest.fixture
@@ -132,7 +139,7 @@ async def test_another_client_at_the_address_means_the_former_is_lost(
 ) -> None:
     """Its disk is gone: what it held is run again, once it had its time to answer elsewhere."""
     async with server_of(
-        tmp_path, [stand_in.base], client_lost_after=1.0, getter_interval=0.05
+        tmp_path, [stand_in.base], client_lost_after=0.5, getter_interval=0.05
     ) as server:
         await client_is_there(server.portal)
         ids = [await server.portal.upload("true") for _ in range(2)]
@@ -155,7 +162,7 @@ async def test_a_client_that_moved_keeps_its_jobs(stand_in: StandIn, tmp_path: P
     async with (
         running_stand_in(instance="0" * 31 + "2") as other,
         server_of(
-            tmp_path, [stand_in.base, other.base], client_lost_after=1.0, getter_interval=0.05
+            tmp_path, [stand_in.base, other.base], client_lost_after=0.5, getter_interval=0.05
         ) as server,
     ):
         await client_is_there(server.portal, 2)

@@ -33,7 +33,10 @@ def test_the_client_with_the_most_free_slots_gets_the_job(store: sqlite3.Connect
 
 def test_among_equals_the_least_busy_machine_gets_it(store: sqlite3.Connection) -> None:
     """By the CPU load that the clients tell."""
-    offers = [Offer("a", "http://a", 1, 0, 80.0), Offer("b", "http://b", 1, 0, 5.0)]
+    offers = [
+        Offer("a", "start", "http://a", 1, 0, 80.0),
+        Offer("b", "start", "http://b", 1, 0, 5.0),
+    ]
     first, second = dispatch(store, "example", MANY, offers, frozenset({"a", "b"}), 1.0)
     assert (first.instance, second.instance) == ("b", "a")
     assert (first.client, second.client) == ("http://b", "http://a")

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -43,7 +43,7 @@ async def _silent() -> AsyncIterator[str]:
 
 @pytest.mark.parametrize("hanging", [_mute, _silent])
 async def test_a_client_that_says_nothing_gets_nothing(
-    hanging: "type[_mute]", tmp_path: Path
+    hanging: Callable[[], contextlib.AbstractAsyncContextManager[str]], tmp_path: Path
 ) -> None:
     """The other client of its service, and other services, run their jobs as ever."""
     async with hanging() as mute, _client(tmp_path) as base:
@@ -106,15 +106,17 @@ async def test_a_client_that_reads_nothing_is_given_up_too(tmp_path: Path) -> No
 @pytest.mark.parametrize("greets", [False, True])
 async def test_the_server_stops_though_a_client_hangs(greets: bool, tmp_path: Path) -> None:
     """Within 5 seconds, with a stream that nobody answers and a transfer that nobody takes."""
-    async with running_stand_in(slots=200, greets=greets, lists=greets, reads=False) as deaf:
-        async with contextlib.AsyncExitStack() as stack:
-            server = await stack.enter_async_context(
-                server_of(tmp_path, [deaf.base], service={"runs_per_user": 200})
-            )
-            await deaf.streams.get()
-            for _ in range(120 if greets else 1):
-                await server.portal.upload({"run.sh": "true", "filler": b"x" * 60_000})
-            large = {f"large{n}": b"x" * 1_000_000 for n in range(9)}
-            await server.portal.upload({"run.sh": "true", **large})
-            async with asyncio.timeout(5):
-                await stack.aclose()
+    async with (
+        running_stand_in(slots=200, greets=greets, lists=greets, reads=False) as deaf,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        server = await stack.enter_async_context(
+            server_of(tmp_path, [deaf.base], service={"runs_per_user": 200})
+        )
+        await deaf.streams.get()
+        for _ in range(120 if greets else 1):
+            await server.portal.upload({"run.sh": "true", "filler": b"x" * 60_000})
+        large = {f"large{n}": b"x" * 1_000_000 for n in range(9)}
+        await server.portal.upload({"run.sh": "true", **large})
+        async with asyncio.timeout(5):
+            await stack.aclose()

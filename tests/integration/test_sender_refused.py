@@ -110,20 +110,21 @@ async def test_a_client_that_refuses_leaves_its_jobs_to_others(
 
 
 async def test_many_refusals_at_once_are_one(stand_in: StandIn, tmp_path: Path) -> None:
-    """A client that refuses what was under way gets the next job as soon as after one refusal."""
-    stand_in.refusal = _refuses(transient=True)
+    """A client that refuses all that was under way is asked again as soon as after one refusal."""
+    stand_in.answers = False
     stand_in.slots = 20
     async with server_of(tmp_path, [stand_in.base], service={"runs_per_user": 20}) as server:
         await client_is_there(server.portal)
         ids = [await server.portal.upload(SMALL) for _ in range(20)]
-        seen = {(await stand_in.submits.get())[0] for _ in ids}
-        while seen < set(ids):
-            seen.add((await stand_in.submits.get())[0])
+        under_way = [await stand_in.submits.get() for _ in ids]
+        assert sorted(under_way) == [(id, 1) for id in ids]
+        stand_in.held.clear()
+        for id, attempt in under_way:
+            refusal = {"job": id, "attempt": attempt, **_refuses(transient=True)}
+            await stand_in.say("refused", refusal)
+
         # Counted one by one, the next round would be half a minute away.
-        stand_in.refusal = None
-        for _ in ids:
-            while (await stand_in.submits.get())[1] < 2:
-                pass
+        assert sorted([await stand_in.submits.get() for _ in ids]) == [(id, 2) for id in ids]
 
 
 @SIZES

@@ -5,7 +5,6 @@ import contextlib
 import resource
 import sqlite3
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,19 +60,17 @@ async def test_whoever_waited_for_too_long_is_told_to_try_again(
         assert database.problem is None
 
 
-async def test_a_locked_database_does_not_hold_up_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A program that stops does not wait for somebody else's lock; nobody was answered."""
-    monkeypatch.setattr(module, "CLOSE_PATIENCE", 0.05)
+async def test_a_locked_database_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """A program that stops does not wait for somebody else's lock; what waited is refused."""
     path = tmp_path / "db.sqlite"
     async with open_database(path) as database:
         with _lock(path):
             write = database.write(add_job)
             await database.close()
-            assert not write.done()
-            (writer,) = [thread for thread in threading.enumerate() if thread.name == "writer"]
-        await asyncio.to_thread(writer.join)
+            with pytest.raises(Unavailable):
+                await write
+    async with open_database(path) as database:
+        assert await database.read(_count) == 0
 
 
 async def test_readers_come_back_once_there_are_open_files_again(tmp_path: Path) -> None:

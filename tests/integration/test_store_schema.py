@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator_server import app as server_app
+from orchestrator_server.identity import take_identity
 from orchestrator_server.store.database import StoreUnusable, connect, migrate
 from orchestrator_server.store.queries import migrations
 from support.store import bare_store
@@ -47,7 +48,7 @@ def test_a_migration_that_fails_leaves_the_schema_as_it_was(
 def test_a_newer_schema_ends_the_start(tmp_path: Path) -> None:
     """With code 3 and both versions, and the database is left as it is."""
     config = server_config(tmp_path / "data")
-    server_app.take_identity(config).release()
+    take_identity(config).release()
     known = len(migrations())
     with contextlib.closing(sqlite3.connect(config.db_path)) as newer:
         newer.execute(f"PRAGMA user_version = {known + 7}")

@@ -65,8 +65,8 @@ def test_the_transitions_are_those_of_the_contract() -> None:
         "Cleaned": set(),
     }
     assert {status.value for status in ENDED} == ends
-    assert TERMINAL == ENDED | {Status.CLEANED}
-    assert ACTIVE == set(Status) - TERMINAL - {Status.QUEUED}
+    assert ENDED | {Status.CLEANED} == TERMINAL
+    assert set(Status) - TERMINAL - {Status.QUEUED} == ACTIVE
 
 
 @pytest.mark.parametrize("new", Status)

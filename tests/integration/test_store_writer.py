@@ -5,12 +5,13 @@ import contextlib
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from orchestrator_server.store.database import Database, Row
-from support.store import add_job, open_database
+from support.store import add_job, of_user, open_database
 
 
 class Commits:
@@ -76,10 +77,10 @@ async def test_a_step_that_raises_undoes_itself_alone(
         raise LookupError("no")
 
     async with _held(database):
-        first = database.write(lambda c: add_job(c, 1))
+        first = database.write(of_user(1))
         failing = database.write(fail)
         refused = database.write(lambda c: c.execute("INSERT INTO transitions VALUES (NULL, 'x')"))
-        last = database.write(lambda c: add_job(c, 3))
+        last = database.write(of_user(3))
 
     assert (await first, await last) == (1, 2)
     with pytest.raises(LookupError, match="no"):
@@ -90,10 +91,14 @@ async def test_a_step_that_raises_undoes_itself_alone(
     assert [len(group) for group in commits.groups] == [2]
 
 
+def _note(order: list[int], n: int, _connection: sqlite3.Connection) -> None:
+    order.append(n)
+
+
 async def test_steps_run_in_the_order_of_the_calls(database: Database) -> None:
     """Whether their callers wait for them or not, and across groups."""
     order: list[int] = []
-    writes = [database.write(lambda _, n=n: order.append(n)) for n in range(1000)]
+    writes = [database.write(partial(_note, order, n)) for n in range(1000)]
     await asyncio.gather(*writes)
     assert order == list(range(1000))
 
@@ -101,7 +106,7 @@ async def test_steps_run_in_the_order_of_the_calls(database: Database) -> None:
 async def test_results_come_only_after_the_commit(database: Database, tmp_path: Path) -> None:
     """While the transaction is open nobody is answered, and nobody sees it."""
     async with _held(database):
-        write = database.write(lambda c: add_job(c, 7))
+        write = database.write(of_user(7))
         assert _elsewhere(tmp_path) == []
         assert not write.done()
     await write
@@ -117,7 +122,7 @@ async def test_callers_are_told_of_commits_after_them(tmp_path: Path, commits: C
         seen.append(_elsewhere(tmp_path))
 
     async with open_database(tmp_path / "db.sqlite", look) as database:
-        await asyncio.gather(*(database.write(lambda c, n=n: add_job(c, n)) for n in range(50)))
+        await asyncio.gather(*(database.write(of_user(n)) for n in range(50)))
 
     changes = [change for group in commits.groups for change in group]
     assert [change["seq"] for change in changes] == list(range(1, 51))
@@ -132,16 +137,16 @@ async def test_changes_from_before_the_start_are_not_told_again(
 ) -> None:
     """A restart is no change."""
     async with open_database(tmp_path / "db.sqlite") as database:
-        await database.write(lambda c: add_job(c, 1))
+        await database.write(of_user(1))
     async with open_database(tmp_path / "db.sqlite", commits) as database:
-        await database.write(lambda c: add_job(c, 2))
+        await database.write(of_user(2))
     assert [[change["user_id"] for change in group] for group in commits.groups] == [[2]]
 
 
 async def test_a_reader_sees_what_was_committed_before(database: Database) -> None:
     """Whichever of the reading threads takes it."""
     for n in range(1, 30):
-        await database.write(lambda c, n=n: add_job(c, n))
+        await database.write(of_user(n))
         found = await asyncio.gather(*(database.read(_users) for _ in range(4)))
         assert found == [list(range(1, n + 1))] * 4
 
@@ -158,7 +163,7 @@ async def test_all_statements_of_a_read_see_the_same(database: Database) -> None
 
     reading = asyncio.create_task(database.read(read))
     await asyncio.to_thread(looked.wait)
-    await database.write(lambda c: add_job(c, 1))
+    await database.write(of_user(1))
     go_on.set()
 
     assert await reading == ([], [])
@@ -168,13 +173,13 @@ async def test_all_statements_of_a_read_see_the_same(database: Database) -> None
 async def test_a_read_cannot_write(database: Database) -> None:
     """Reading never writes, even by mistake."""
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        await database.read(lambda c: add_job(c, 1))
+        await database.read(of_user(1))
     assert await database.read(_users) == []
 
 
 async def test_many_writers_share_transactions(database: Database, commits: Commits) -> None:
     """200 at once need far fewer than 200 commits, each of which waits for the disk."""
-    ids = await asyncio.gather(*(database.write(lambda c: add_job(c, 1)) for _ in range(200)))
+    ids = await asyncio.gather(*(database.write(of_user(1)) for _ in range(200)))
 
     assert sorted(ids) == list(range(1, 201))
     assert sum(len(group) for group in commits.groups) == 200
@@ -184,9 +189,9 @@ async def test_many_writers_share_transactions(database: Database, commits: Comm
 async def test_a_caller_that_has_gone_holds_up_nobody(database: Database) -> None:
     """Its step is done all the same: it was handed over."""
     async with _held(database):
-        gone = database.write(lambda c: add_job(c, 1))
+        gone = database.write(of_user(1))
         gone.cancel()
-        stays = database.write(lambda c: add_job(c, 2))
+        stays = database.write(of_user(2))
     await stays
     assert await database.read(_users) == [1, 2]
 
@@ -194,7 +199,7 @@ async def test_a_caller_that_has_gone_holds_up_nobody(database: Database) -> Non
 async def test_closing_commits_what_was_handed_over(tmp_path: Path) -> None:
     """And answers it."""
     async with open_database(tmp_path / "db.sqlite") as database:
-        writes = [database.write(lambda c: add_job(c, 1)) for _ in range(300)]
+        writes = [database.write(of_user(1)) for _ in range(300)]
     assert len(_elsewhere(tmp_path)) == 300
     assert len(await asyncio.gather(*writes)) == 300
 

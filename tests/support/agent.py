@@ -30,7 +30,6 @@ from support.follower import Follower, contents, following
 from support.portal import Answer, Files, Portal
 from support.system import client_config
 
-
 #: How long what is left may take to end (seconds) before the test gives up.
 PATIENCE = 30.0
 
@@ -173,9 +172,11 @@ class Agent:
 
     async def supervisor_gone(self) -> None:
         """Wait until no supervisor is left."""
+        lock = str(self.data_path / supervisor.LOCK_NAME)
+        # Each holds it as long as it lives.
         async with asyncio.timeout(PATIENCE):
-            while not supervisor_ended(self.data_path):
-                await asyncio.sleep(0.005)
+            process = await asyncio.create_subprocess_exec("flock", lock, "true")
+            assert await process.wait() == 0
 
     def supervisor_pid(self) -> int:
         """The process that holds what runs."""
@@ -198,7 +199,7 @@ def kill_what_runs(run: Path) -> None:
 
 
 def supervisor_ended(data_path: Path) -> bool:
-    """Whether no supervisor serves this DATA_PATH: each holds its lock as long as it lives."""
+    """Whether no supervisor serves this DATA_PATH."""
     lock = data_path / supervisor.LOCK_NAME
     if not lock.exists():
         return True

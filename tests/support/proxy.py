@@ -180,7 +180,7 @@ async def _read_frame(reader: asyncio.StreamReader, *, to_client: bool) -> Messa
 class Proxy:
     """What the server takes for one of its clients."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int = 0) -> None:
         #: The port of the client behind it: of new connections, it may change.
         self.target = target
         self.rules: list[Rule] = []

@@ -184,7 +184,7 @@ class StandIn:
         if self.lists:
             await socket.send_bytes(pack_frame("listed", {}))
         if not self.reads and request.transport is not None:
-            request.transport.pause_reading()  # type: ignore[attr-defined]
+            request.transport.pause_reading()
         self.streams.put_nowait(None)
         try:
             async for message in socket:

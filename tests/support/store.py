@@ -60,6 +60,11 @@ def add_job(
     return id
 
 
+def of_user(user_id: int) -> Callable[[sqlite3.Connection], int]:
+    """The step that adds a job of this user."""
+    return lambda connection: add_job(connection, user_id)
+
+
 def set_status(connection: sqlite3.Connection, id: int, status: str, **values: object) -> None:
     """Change a job as somebody with a database shell would; the triggers have the last word."""
     more = "".join(f", {name} = :{name}" for name in values)
@@ -80,7 +85,7 @@ def go(
 ) -> list[Job]:
     """Dispatch once to the clients of these names and slots that are not away."""
     offers = [
-        Offer(name, f"http://{name}", count, others, 0.0)
+        Offer(name, "start", f"http://{name}", count, others, 0.0)
         for name, count in slots.items()
         if name not in away
     ]
