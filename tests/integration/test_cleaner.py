@@ -18,10 +18,6 @@ from support.system import client_config, client_is_there, running_client
 LARGE = 100_000
 
 
-def _tree(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
-
-
 async def _done(portal: Portal, **options: Any) -> dict[str, Any]:
     """A job with files of its own on both sides, once it has ended."""
     id = await portal.upload(
@@ -34,7 +30,7 @@ async def _done(portal: Portal, **options: Any) -> dict[str, Any]:
 
 async def _gone(*folders: Path) -> None:
     """Wait until nothing is left in these folders."""
-    while any(path for folder in folders for path in _tree(folder)):
+    while any(list(folder.iterdir()) for folder in folders):
         await asyncio.to_thread(os.sched_yield)
 
 

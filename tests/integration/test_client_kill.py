@@ -1,16 +1,19 @@
 """POST /kill: a payload ends because somebody asks for it."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from orchestrator_client import runner
 from orchestrator_shared.protocol import H_PROTOCOL
 from support.agent import Agent, agent, claim
 from support.errors import check_error
 from support.gate import Gate
+from support.limits import files_no_larger_than
 
 
 @pytest.fixture
@@ -47,6 +50,41 @@ async def test_a_prepared_payload_is_killed_before_it_starts(
     assert not (tmp_path / "started").exists()
     assert (await client.retrieve(waits["id"])).status == 204
     assert (await client.result(waits["id"])).namelist() == ["run.sh"]
+
+
+async def test_what_is_being_killed_does_not_start_meanwhile(
+    client: Agent, gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slot becomes free while a Prepared one is killed, which takes as long as its packing."""
+    monkeypatch.setattr(runner, "PACK_AGAIN", 0.01)
+    await client.submit(gate.wait)
+    await gate.reached()
+    waits = await client.submit({"run.sh": f"touch {tmp_path}/started", "data": os.urandom(10_000)})
+    with files_no_larger_than(2000):
+        kill = asyncio.create_task(client.kill(waits["id"]))
+        while not (await client.retrieve(waits["id"])).json["killed"]:
+            pass
+        gate.open()
+        while (await client.portal.get("/health")).json["slots_in_use"]:
+            pass
+        # Another that came later has its turn before the packing is done.
+        assert (await client.run({"in.txt": "x"}))["status"] == "Invalid"
+
+    assert (await kill).status == 200
+    assert (await client.stream.ended(waits["id"]))["status"] == "Killed"
+    assert not (tmp_path / "started").exists()
+
+
+async def test_a_kill_does_not_overtake_the_start(client: Agent) -> None:
+    """The first payload starts the supervisor too: a kill that comes before that is there."""
+    payload = await client.submit("sleep 1000")
+    starting = (await client.stream.state(payload["id"], "Running")).payload
+
+    answer = await client.kill(payload["id"])
+
+    assert starting["pid"] == 0
+    assert answer.status == 200
+    assert (await client.stream.ended(payload["id"]))["status"] == "Killed"
 
 
 async def test_many_prepared_payloads_are_killed_at_once(client: Agent, tmp_path: Path) -> None:

@@ -65,11 +65,11 @@ async def test_what_is_left_writes_nothing_into_the_result(client: Agent) -> Non
 async def test_an_orphan_of_its_group_is_killed_too(client: Agent) -> None:
     """Its parent is gone, and nobody waits for it."""
     payload = await client.run(
-        "( (echo $BASHPID > pid; exec sleep 1000) & ); read -r x < pid; exit 0"
+        "mkfifo up; ( (echo $BASHPID > pid; echo > up; exec sleep 1000) & ); read -r x < up; rm up"
     )
 
     result = await client.result(payload["id"])
-    assert not alive(int(result.read("pid") or 0))
+    assert not alive(int(result.read("pid")))
 
 
 @pytest.mark.parametrize("number", ["9", "15"])

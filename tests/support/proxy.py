@@ -172,7 +172,7 @@ async def _read_frame(reader: asyncio.StreamReader, *, to_client: bool) -> Messa
         content = (int.from_bytes(masked) ^ int.from_bytes(whole)).to_bytes(length)
     info: dict[str, Any] = {"type": "control"}
     if head[0] & 0x0F == 2:
-        info = json.loads(content.partition(b"\n")[0])
+        info = json.loads(content[content.index(b"{") :].partition(b"\n")[0])
     begin = len(head) + len(mask)
     return Message(info["type"], info, head + mask + masked, begin, content, to_client)
 

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import hashlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import aiohttp
 from aiohttp import ClientTimeout, hdrs
@@ -82,11 +82,12 @@ class Requests:
         written = False
         loop = asyncio.get_running_loop()
         silence = asyncio.timeout(None)
+        paths = [(name, folder / name) for name, _ in job_input.sizes]
+        chunks = cast(AsyncGenerator[bytes, None], stream_body(boundary, paths))
 
         async def body() -> AsyncIterator[bytes]:
             nonlocal written
-            paths = [(name, folder / name) for name, _ in job_input.sizes]
-            async for chunk in stream_body(boundary, paths):
+            async for chunk in chunks:
                 # aiohttp limits only how long an answer takes, not how long nothing is taken.
                 silence.reschedule(loop.time() + SILENCE_LIMIT)
                 yield chunk
@@ -113,6 +114,10 @@ class Requests:
             if written and not isinstance(error, aiohttp.ClientConnectorError):
                 raise OutcomeUnknown(problem=problem) from error
             raise NotReceived(problem=problem) from error
+        finally:
+            # A file that is open yet is closed now, unless aiohttp is about to.
+            with contextlib.suppress(RuntimeError):
+                await chunks.aclose()
 
     @staticmethod
     async def _refusal(response: aiohttp.ClientResponse) -> SubmitError:
