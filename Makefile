@@ -11,7 +11,7 @@ SOURCES := $(addsuffix /src,$(PACKAGES)) tests examples
 PIP := install --quiet --disable-pip-version-check
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo server client test test-prodigy lint format clean
+.PHONY: help install demo server client test test-prodigy test-faults lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ test: $(VENV)/installed-tools .venv-example/installed ## run the tests, or those
 
 test-prodigy: $(VENV)/installed-tools .venv-prodigy/installed ## run PRODIGY (needs a C compiler)
 	$(BIN)/python -m pytest -m prodigy tests/acceptance
+
+test-faults: $(VENV)/installed-tools ## inject faults: kill -9, cuts, full disks (takes minutes)
+	$(BIN)/python -m pytest -m faults tests/acceptance/faults
 
 lint: $(VENV)/installed-tools ## check style and types
 	$(BIN)/ruff format --check .

@@ -1,0 +1,46 @@
+"""Small disks of the tests' own, that are full when a test wants them to be."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+class Disk:
+    """A file system of its own, in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ballast = path / "ballast"
+
+    def fill(self, but: int = 0) -> None:
+        """Leave so many bytes free. Others may write at the same time: then it is tried again."""
+        with open(self._ballast, "ab") as file:
+            while (free := self._free() - but) > 0:
+                with contextlib.suppress(OSError):
+                    os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size + free)
+
+    def _free(self) -> int:
+        found = os.statvfs(self.path)
+        return found.f_bavail * found.f_frsize
+
+    def free(self) -> None:
+        """Give back what was taken."""
+        self._ballast.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, megabytes: int) -> Iterator[Disk]:
+    """Mount one at this path, and unmount it in any case."""
+    path.mkdir()
+    options = ["-t", "tmpfs", "-o", f"size={megabytes}m,mode=0700", "tmpfs", str(path)]
+    mounting = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
+    if mounting.returncode != 0:
+        pytest.skip(f"a disk that is small enough to fill cannot be mounted: {mounting.stderr}")
+    try:
+        yield Disk(path)
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)

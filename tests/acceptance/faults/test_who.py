@@ -1,0 +1,186 @@
+"""Which client is which, whatever disk it has and wherever it answers; and who may share what."""
+
+import asyncio
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from acceptance.faults.load import load
+from acceptance.faults.world import (
+    PATIENCE,
+    SCALE,
+    World,
+    kill_container,
+    processes_in,
+    send_signal,
+    world,
+)
+from support.faults import Instead, Rule
+from support.processes import Program
+
+pytestmark = pytest.mark.timeout(60 + 2 * PATIENCE)
+
+
+async def one_job_each(world: World) -> list[int]:
+    """A job that runs at each client, and ends once its gate is opened: in their order."""
+    jobs = {}
+    for _ in world.clients:
+        id = await world.upload(script=world.gate().script, label="at the gate")
+        record = await world.portal.reached(id, "Running")
+        jobs[world.client_of(record)] = id
+        await world.begun(id)
+    return [jobs[number] for number in range(len(world.clients))]
+
+
+async def empty_disk(root: Path) -> None:
+    """Another instance at a known address: what the former one held is lost, and run again."""
+    async with world(root, client={"SLOTS": "1"}) as there:
+        jobs = await one_job_each(there)
+        await kill_container(there.clients[0])
+        shutil.rmtree(there.clients[0].folder / "client-data")
+        there.open_gates()
+        await there.clients[0].start()
+        await there.settled()
+        assert there.checker.attempts(jobs[0]) == [1, 2]
+        assert there.checker.attempts(jobs[1]) == [1]
+
+
+async def test_clients_that_come_back_with_each_other_s_disk(tmp_path: Path) -> None:
+    """A job belongs to the disk that it lies on: what ran goes on, and nothing is run again."""
+    async with world(tmp_path, client={"SLOTS": "1"}) as there:
+        await one_job_each(there)
+        disks = [str(client.folder / "client-data") for client in there.clients]
+        for client in there.clients:
+            await client.stop(signal.SIGKILL)
+        there.open_gates()
+        for client, disk in zip(there.clients, reversed(disks), strict=True):
+            client.environment["DATA_PATH"] = disk
+            await client.start()
+        await there.settled()
+        assert not there.checker.run_again()
+
+
+async def test_clients_that_change_their_addresses(tmp_path: Path) -> None:
+    """A job belongs to its client, wherever that answers; the order of the URLs means nothing."""
+    async with world(tmp_path) as there:
+        uploading = asyncio.create_task(load(there, 16 * SCALE))
+        for _ in range(3 * SCALE):
+            await there.changes(10, uploading)
+            first, second = there.proxies
+            first.target, second.target = second.target, first.target
+            first.cut()
+            second.cut()
+        await uploading
+        await there.settled()
+        assert not there.checker.run_again()
+
+
+async def test_a_result_that_waits_is_fetched_from_its_client(tmp_path: Path) -> None:
+    """It could not be fetched where its client answered; by now another one answers there."""
+    broken = b"HTTP/1.1 500 Broken\r\nContent-Length: 0\r\n\r\n"
+    async with world(tmp_path) as there:
+        there.harm(rule := Rule("GET /result answer", Instead(broken)))
+        await there.upload(large=True)
+        await rule.hit.wait()
+        first, second = there.proxies
+        first.target, second.target = second.target, first.target
+        first.cut()
+        second.cut()
+        await there.settled()
+        assert not there.checker.run_again()
+
+
+async def test_a_client_at_two_addresses_is_used_once(tmp_path: Path) -> None:
+    """Its jobs go on without being disturbed, and it gets no more than its slots."""
+    async with world(tmp_path) as there:
+        await kill_container(there.clients[1])
+        there.proxies[1].target = there.proxies[0].target
+        there.proxies[1].cut()
+        gate = there.gate()
+        for _ in range(3):
+            await there.upload(script=gate.script)
+        await there.portal.reached(1, "Running")
+        await there.portal.reached(2, "Running")
+        await there.server.logged("the same client")
+        assert (await there.portal.job(3))["status"] == "Queued"
+        gate.open()
+        for _ in range(4 * SCALE):
+            await there.upload()
+        counters = await there.settled()
+        assert counters.attempts == counters.jobs
+        cut_off = [line for line in there.server.log if "cut off" in line]
+        assert len(cut_off) <= 3, cut_off
+
+
+async def test_a_second_server_stays_out(tmp_path: Path) -> None:
+    """One database and one DATA_PATH have one server: another refuses, and nothing happens."""
+    async with world(tmp_path, clients=1) as there:
+        folder = there.server.folder
+        taken = {"DB_PATH": folder / "orch-server.sqlite", "DATA_PATH": folder / "server-data"}
+        for setting in taken:
+            paths = {"DB_PATH": tmp_path / "own.sqlite", "DATA_PATH": tmp_path / "own"}
+            paths[setting] = taken[setting]
+            own = {name: str(path) for name, path in paths.items()}
+            second = Program("orch-server", folder, {**there.server.environment, **own})
+            await second.spawn("--port", "0")
+            assert await second.exited() == 2
+            assert setting in second.log[-1]
+            assert "in use by an orch-server" in second.log[-1]
+        await there.upload()
+        await there.settled()
+
+
+async def test_a_second_client_stays_out(tmp_path: Path) -> None:
+    """One DATA_PATH has one client, also while that one is frozen: another refuses."""
+    async with world(tmp_path, clients=1) as there:
+        first = there.clients[0]
+        gate = there.gate()
+        id = await there.upload(script=gate.script)
+        await there.portal.reached(id, "Running")
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            send_signal([first.pid], number)
+            second = Program("orch-client", first.folder, first.environment)
+            await second.spawn("--port", "0")
+            assert await second.exited() == 2
+            assert "DATA_PATH" in second.log[-1]
+        gate.open()
+        await there.settled()
+        assert not there.checker.run_again()
+
+
+async def frozen(root: Path) -> None:
+    """All of it stands still, jobs too: the others go on. When it turns again its jobs go on where
+    they were."""
+    async with world(root) as there:
+        jobs = await one_job_each(there)
+        there.clients[0].log.clear()
+        frozen = [*processes_in(there.clients[0].folder)]
+        assert len(frozen) >= 3, "client, supervisor and run.sh"
+        send_signal(frozen, signal.SIGSTOP)
+        try:
+            there.open_gates()
+            await there.portal.ended(jobs[1])
+            beside = [await there.upload(label="beside it", user_id=2) for _ in range(4 * SCALE)]
+            await there.portal.reached(jobs[0], "Unknown")
+            after = [await there.upload(label="after it", user_id=3) for _ in range(4 * SCALE)]
+            for id in after:
+                record = await there.portal.ended(id)
+                assert there.client_of(record) == 1
+        finally:
+            send_signal(frozen, signal.SIGCONT)
+        for id in beside:
+            await there.portal.ended(id)
+        await there.settled()
+        assert not there.checker.run_again()
+
+
+async def test_a_client_that_is_lost_holds_up_nobody_else(tmp_path: Path) -> None:
+    """Longer than CLIENT_LOST_AFTER: what it held is Unknown, and what becomes of that depends on
+    who is back. Side by side, for both have to wait until the client counts as lost."""
+    async with asyncio.TaskGroup() as group:
+        for scenario in (empty_disk, frozen):
+            root = tmp_path / scenario.__name__
+            root.mkdir()
+            group.create_task(scenario(root))
