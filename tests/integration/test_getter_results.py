@@ -99,8 +99,11 @@ async def test_a_small_result_that_came_damaged_is_fetched(
         assert (await server.portal.get(f"/download/{id}")).body == b"right" * 10
 
 
-async def test_a_completed_job_has_a_result(stand_in: StandIn, tmp_path: Path) -> None:
-    """A client that tells of the end but of no result is not believed."""
+async def test_a_completed_job_has_a_result(
+    stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that tells of the end but of no result is not believed until it does."""
+    monkeypatch.setattr(getter, "AGAIN_FIRST", 3600.0)
     async with server_of(tmp_path, [stand_in.base], getter_interval=0.05) as server:
         await client_is_there(server.portal)
         id = await server.portal.upload("true")

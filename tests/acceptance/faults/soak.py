@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -119,7 +119,9 @@ async def message_is_harmed(there: World) -> None:
         there.harm(Rule("GET /result answer", Flip(0.5)))
 
 
-FAULTS: Final[tuple[Callable[[World], Awaitable[None]], ...]] = (
+Harm = Callable[[World], Awaitable[None]]
+
+FAULTS: Final[tuple[Harm, ...]] = (
     server_dies,
     client_dies,
     supervisor_dies,
@@ -146,7 +148,9 @@ async def _portal(there: World, user_id: int, until: float) -> None:
             await there.portal.ended(id)
 
 
-async def soak(root: Path, seconds: float, seed: int) -> tuple[Counter[str], Counters, list[str]]:
+async def soak(
+    root: Path, seconds: float, seed: int, kinds: Sequence[Harm] = FAULTS
+) -> tuple[Counter[str], Counters, list[str]]:
     """Faults for so many seconds; gives back how many of which, what was counted, what is wrong."""
     faults: Counter[str] = Counter()
     async with world(root) as there:
@@ -155,7 +159,7 @@ async def soak(root: Path, seconds: float, seed: int) -> tuple[Counter[str], Cou
         portals = [asyncio.create_task(_portal(there, n, until)) for n in range(1, 4)]
         while time.monotonic() < until:
             await asyncio.sleep(there.random.uniform(*PAUSES))
-            fault = there.random.choice(FAULTS)
+            fault = there.random.choice(kinds)
             await fault(there)
             faults[fault.__name__.replace("_", " ")] += 1
         for proxy in there.proxies:
