@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -84,23 +86,37 @@ async def test_callers_that_wait_get_the_state_as_it_is(
     await portal.reached(id, "Running")
     last = (await portal.get("/events")).json["next"]
     waiting = [
-        asyncio.create_task(portal.get(path))
+        _ask(server, path)
         for path in (
             f"/jobs/{id}?wait=60",
             f"/jobs/{id}?wait=60&seen=3",
             f"/events?after={last}&wait=60",
         )
     ]
-    # The server has read those before it answers this one, which came after them.
-    await portal.get("/live")
-    await portal.get("/live")
+    # The server takes connections in their order: it has read those before it answers this one.
+    assert await _read(_ask(server, "/live")) == {"status": "live"}
 
     await _stop(server)
 
-    record, _, events = await asyncio.gather(*waiting)
-    assert (record.status, record.json["status"]) == (200, "Running")
-    assert (events.status, events.json["events"]) == (200, [])
+    record, _, events = [await _read(asking) for asking in waiting]
+    assert record["status"] == "Running"
+    assert events["events"] == []
     gate.open()
+
+
+def _ask(program: Program, path: str) -> socket.socket:
+    """Send a request over a connection of its own, and wait for nothing."""
+    asking = socket.create_connection(("127.0.0.1", program.port))
+    asking.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    return asking
+
+
+async def _read(asking: socket.socket) -> Any:
+    """The JSON of an answer, which is a good one."""
+    with asking, asking.makefile("rb") as file:
+        head, _, body = (await asyncio.to_thread(file.read)).partition(b"\r\n\r\n")
+    assert b" 200 OK" in head.splitlines()[0]
+    return json.loads(body)
 
 
 @pytest.mark.parametrize("transfer", ["download", "upload", "terminate"])

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from orchestrator_shared import tasks
+from orchestrator_shared.errors import Unavailable
 from orchestrator_shared.tasks import BackgroundTask
 
 #: An interval that no test lives to see.
@@ -143,6 +144,21 @@ async def test_an_error_is_logged_and_counted_and_it_goes_on(
     logged = [r for r in caplog.records if r.levelno == logging.ERROR]
     assert [r.getMessage() for r in logged] == ["the sweeper failed, and goes on"] * 2
     assert all(r.exc_info for r in logged)
+
+
+async def test_what_is_only_in_the_way_just_now_has_no_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A database that somebody else locks is no fault of ours: a line says so, and it goes on."""
+    ticks = Ticks(Unavailable(problem="somebody else locks the database"))
+    async with turning(ticks) as task:
+        await ticks.next()
+        task.wake()
+        await ticks.next()
+        assert task.errors == 1
+    (logged,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert "somebody else locks the database" in logged.getMessage()
+    assert not logged.exc_info
 
 
 async def test_it_can_be_started_and_stopped_twice() -> None:

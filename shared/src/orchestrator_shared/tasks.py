@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from orchestrator_shared.errors import Transient
+
 log = logging.getLogger(__name__)
 
 #: A tick that takes longer than this (seconds) counts as hanging.
@@ -80,7 +82,10 @@ class BackgroundTask:
                 handled = 0
                 self.errors += 1
                 self.last_error = f"{type(error).__name__}: {error}"
-                log.exception("the %s failed, and goes on", self.name)
+                if isinstance(error, Transient):
+                    log.warning("the %s goes on: %s", self.name, error)
+                else:
+                    log.exception("the %s failed, and goes on", self.name)
             finally:
                 self._tick_began = None
             if handled == 0 and not self._stopping:
