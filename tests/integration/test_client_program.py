@@ -47,11 +47,8 @@ async def submit(session: aiohttp.ClientSession, url: str, script: str, job: int
     ("setting", "value", "flags"),
     [
         ("SLOTS", "many", ()),
-        ("KILL_GRACE", "soon", ()),
-        ("LOG_LEVEL", "loud", ()),
         ("DATA_PATH", "/dev/null/below", ()),
         ("DB_PATH", "/dev/null/below", ()),
-        ("PORT", "70000", ()),
         ("PORT", "http", ("--port", "http")),
         ("HOST", "192.0.2.1", ("--host", "192.0.2.1")),
     ],

@@ -138,8 +138,9 @@ async def test_another_client_at_the_address_means_the_former_is_lost(
     stand_in: StandIn, tmp_path: Path
 ) -> None:
     """Its disk is gone: what it held is run again, once it had its time to answer elsewhere."""
+    stand_in.beats = 0.05
     async with server_of(
-        tmp_path, [stand_in.base], client_lost_after=0.5, getter_interval=0.05
+        tmp_path, [stand_in.base], client_lost_after=1.0, getter_interval=0.05
     ) as server:
         await client_is_there(server.portal)
         ids = [await server.portal.upload("true") for _ in range(2)]
@@ -159,10 +160,11 @@ async def test_another_client_at_the_address_means_the_former_is_lost(
 
 async def test_a_client_that_moved_keeps_its_jobs(stand_in: StandIn, tmp_path: Path) -> None:
     """Two clients have swapped their addresses: a job belongs to an instance, wherever it is."""
+    stand_in.beats = 0.05
     async with (
-        running_stand_in(instance="0" * 31 + "2") as other,
+        running_stand_in(instance="0" * 31 + "2", beats=0.05) as other,
         server_of(
-            tmp_path, [stand_in.base, other.base], client_lost_after=0.5, getter_interval=0.05
+            tmp_path, [stand_in.base, other.base], client_lost_after=1.0, getter_interval=0.05
         ) as server,
     ):
         await client_is_there(server.portal, 2)

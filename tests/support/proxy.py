@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 from support.faults import Message, Refuse, Rule
 
 CHUNK = 64 * 1024
+#: How long the last bytes of a connection may take (seconds).
+CLOSE_PATIENCE = 0.5
 #: Answers that have no body, whatever their headers say.
 _NO_BODY = (101, 204, 304)
 
@@ -71,7 +73,7 @@ class Link:
                 way.cancel()
             outcomes = await asyncio.gather(*ways, return_exceptions=True)
             for _, writer in (self._server, self._client):
-                writer.close()
+                await _close(writer)
             expected = (_CutNow, OSError, asyncio.IncompleteReadError, asyncio.CancelledError)
             for outcome in outcomes:
                 if isinstance(outcome, Exception) and not isinstance(outcome, expected):
@@ -135,6 +137,16 @@ class Link:
                 await way.send(message.raw)
             else:
                 await rule.fault.apply(message, way)
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    """Let go of a connection, of one whose other side reads nothing any more too."""
+    writer.close()
+    try:
+        async with asyncio.timeout(CLOSE_PATIENCE):
+            await writer.wait_closed()
+    except (OSError, TimeoutError):
+        writer.transport.abort()
 
 
 def _parse_head(head: bytes) -> tuple[str, dict[str, str]]:
@@ -241,7 +253,7 @@ class Proxy:
             async with asyncio.timeout(10):
                 return await reader.readline()
         finally:
-            writer.close()
+            await _close(writer)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -251,7 +263,7 @@ class Proxy:
             try:
                 client = await asyncio.open_connection("127.0.0.1", self.target, limit=2**20)
             except OSError:
-                writer.close()
+                await _close(writer)
                 return
             link = Link(self.rules, (reader, writer), client)
             link.silent = self.silent

@@ -47,6 +47,8 @@ class StandIn:
     lists: bool = True
     #: Whether it tells what it holds before it says that it has.
     tells_held: bool = True
+    #: How often it says that it is alive (seconds); None: never.
+    beats: float | None = None
     #: Whether it reads what the server says on its stream.
     reads: bool = True
     #: What it answers to a submit; None: it takes the job.
@@ -90,10 +92,6 @@ class StandIn:
     async def cut_oldest(self) -> None:
         """Close the stream that was opened first."""
         await self._sockets[0].close()
-
-    async def beat(self, others: int = 0) -> None:
-        """A heartbeat."""
-        await self.say("heartbeat", {"others": others, "cpu_load": 0.0})
 
     async def takes(self) -> Held:
         """Wait for the next submit, and give what is held of it."""
@@ -186,12 +184,21 @@ class StandIn:
         if not self.reads and request.transport is not None:
             request.transport.pause_reading()
         self.streams.put_nowait(None)
+        beating = asyncio.create_task(self._beat_on(socket))
         try:
             async for message in socket:
                 await self._hear(message.data)
         finally:
+            beating.cancel()
             self._sockets.remove(socket)
         return socket
+
+    async def _beat_on(self, socket: web.WebSocketResponse) -> None:
+        with contextlib.suppress(ConnectionError):
+            while self.beats is not None:
+                await asyncio.sleep(self.beats)
+                beat = {"others": 0, "cpu_load": 0.0}
+                await socket.send_bytes(pack_frame("heartbeat", beat))
 
     async def _hear(self, frame: bytes) -> None:
         kind, header, _ = unpack_frame(frame)

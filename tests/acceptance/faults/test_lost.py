@@ -105,9 +105,6 @@ async def test_input_that_is_gone_ends_its_job(tmp_path: Path) -> None:
         await there.settled()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a client that dies as a whole still uses up an attempt of what it ran"
-)
 async def test_a_client_that_dies_as_a_whole_uses_up_no_attempt(tmp_path: Path) -> None:
     """Several payloads are lost at once under a new start: the first two times that counts for
     none of them."""
