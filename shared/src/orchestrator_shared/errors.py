@@ -82,6 +82,15 @@ class OlderAttempt(Conflict):
     """Attempt {attempt} of job {job} is older than attempt {held}, which this client has."""
 
 
+class OtherService(Conflict):
+    """This client runs jobs of the service '{own}' alone, not of '{service}' (SERVICE)."""
+
+
+class DamagedOnTheWay(OrchestratorError):
+    """The file '{name}' is not as it was sent: its SHA-256 differs. Nothing was kept; send it
+    again."""
+
+
 # --- what is in the way just now: transient
 
 

@@ -8,6 +8,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 import aiofiles
 
+from orchestrator_shared.digests import write_digest
 from orchestrator_shared.errors import BadUpload
 from orchestrator_shared.protocol import RESERVED_NAME
 
@@ -68,22 +69,26 @@ def check_name(text: str) -> str:
     return name
 
 
-def _head(boundary: str, name: str) -> bytes:
+def _head(boundary: str, name: str, sha256: str) -> bytes:
     return (
         f"--{boundary}\r\nContent-Disposition: {write_disposition(name)}\r\n"
-        "Content-Type: application/octet-stream\r\n\r\n"
+        "Content-Type: application/octet-stream\r\n"
+        f"Repr-Digest: {write_digest(sha256)}\r\n\r\n"
     ).encode()
 
 
-def body_length(boundary: str, files: Iterable[tuple[str, int]]) -> int:
-    """How many bytes stream_body will give for files of these names and sizes."""
-    return sum(len(_head(boundary, name)) + size + 2 for name, size in files) + len(boundary) + 6
+def body_length(boundary: str, files: Iterable[tuple[str, int, str]]) -> int:
+    """How many bytes stream_body will give for files of these names, sizes and digests."""
+    heads_and_files = sum(len(_head(boundary, name, sha)) + size + 2 for name, size, sha in files)
+    return heads_and_files + len(boundary) + 6
 
 
-async def stream_body(boundary: str, files: Iterable[tuple[str, Path]]) -> AsyncIterator[bytes]:
-    """The files as a multipart body, in chunks."""
-    for name, path in files:
-        yield _head(boundary, name)
+async def stream_body(
+    boundary: str, files: Iterable[tuple[str, Path, str]]
+) -> AsyncIterator[bytes]:
+    """The files as a multipart body, in chunks, each with its digest (SHA-256, hexadecimal)."""
+    for name, path, sha256 in files:
+        yield _head(boundary, name, sha256)
         async with aiofiles.open(path, "rb") as file:
             while chunk := await file.read(CHUNK):
                 yield chunk

@@ -1,10 +1,11 @@
-"""The wire: routes, headers, and the schema of every message between portal, server and client."""
+"""The wire between server and client: routes, headers, and the schema of every message."""
 
+import zlib
 from typing import Any, Final
 
 from marshmallow import EXCLUDE, Schema, fields, validate
 
-from orchestrator_shared.status import PayloadStatus, Status
+from orchestrator_shared.status import PayloadStatus
 
 #: The version of the protocol between our server and our client.
 PROTOCOL: Final = 1
@@ -17,6 +18,10 @@ H_INSTANCE: Final = "Orchestrator-Instance"
 H_JOB: Final = "Orchestrator-Job"
 H_ATTEMPT: Final = "Orchestrator-Attempt"
 H_SERVICE: Final = "Orchestrator-Service"
+#: How long the attempt may run (seconds), where its service has a limit.
+H_LIMIT: Final = "Orchestrator-Limit"
+#: A check of what a server says in the four headers above (claim_check).
+H_CHECK: Final = "Orchestrator-Check"
 #: The state of the job that an answer of the server is about.
 H_JOB_STATUS: Final = "X-Job-Status"
 
@@ -61,6 +66,12 @@ def service_name(text: str) -> str:
     return text.strip().lower().replace("-", "_").replace(".", "_")
 
 
+def claim_check(server: str, job: str, attempt: str, service: str) -> str:
+    """The CRC-32 of whom and what a request is about, as its headers have it: one that arrived
+    damaged must not be taken for one about another job."""
+    return f"{zlib.crc32(' '.join((server, job, attempt, service)).encode()):08x}"
+
+
 class Message(Schema):
     """A message of our own: what a newer version adds to it is passed over."""
 
@@ -72,10 +83,11 @@ class Message(Schema):
 
 
 class FileSchema(Message):
-    """One file of a job: its name and how many bytes it has."""
+    """One file of a job: its name, how many bytes it has, and their SHA-256 in hexadecimal."""
 
     name = fields.String(required=True)
     size = fields.Integer(required=True, strict=True, validate=validate.Range(min=0))
+    sha256 = fields.String(required=True, validate=validate.Length(equal=64))
 
 
 class ResultSchema(Message):
@@ -100,6 +112,10 @@ class PayloadSchema(Message):
     fault = fields.String(load_default=None, allow_none=True)
     reason = fields.String(load_default=None, allow_none=True)
     lost = fields.Boolean(load_default=False)
+    handed_back = fields.Boolean(
+        load_default=False,
+        metadata={"description": "given up as the client stops or is drained"},
+    )
     wall_s = fields.Float(load_default=None, allow_none=True)
     cpu_s = fields.Float(load_default=None, allow_none=True)
     max_rss = fields.Integer(load_default=None, allow_none=True)
@@ -115,6 +131,11 @@ class HelloSchema(Message):
     version = fields.String(required=True)
     instance = fields.String(required=True)
     start = fields.String(required=True)
+    service = fields.String(
+        load_default=None,
+        allow_none=True,
+        metadata={"description": "the only service whose jobs it takes; null: any"},
+    )
     slots = fields.Integer(required=True, strict=True)
     kill_grace = fields.Float(required=True)
 
@@ -126,8 +147,21 @@ class HeartbeatSchema(Message):
     others = fields.Integer(
         required=True,
         strict=True,
-        metadata={"description": "slots taken by payloads that are not this server's"},
+        metadata={
+            "description": "slots taken by payloads that are not this server's, and by stuck ones"
+        },
     )
+    stuck = fields.Integer(
+        load_default=0,
+        strict=True,
+        metadata={"description": "slots whose processes are still there after SIGKILL"},
+    )
+    state = fields.String(
+        load_default="up",
+        validate=validate.OneOf(["up", "leaving", "out"]),
+        metadata={"description": "leaving: it stops; out: its CHECK fails; it takes no work"},
+    )
+    why = fields.String(load_default="")
     cpu_load = fields.Float(required=True, metadata={"description": "0 to 100"})
 
 
@@ -153,6 +187,16 @@ class RefusedSchema(Message):
     attempt = fields.Integer(required=True, strict=True)
     transient = fields.Boolean(required=True)
     disk = fields.Boolean(required=True)
+    damaged = fields.Boolean(
+        load_default=False,
+        metadata={"description": "a file did not arrive as it was sent"},
+    )
+    held = fields.Integer(
+        load_default=None,
+        allow_none=True,
+        strict=True,
+        metadata={"description": "the higher attempt of the job that this client has"},
+    )
     message = fields.String(required=True)
 
 
@@ -163,6 +207,11 @@ class SubmitSchema(Message):
     job = fields.Integer(required=True, strict=True)
     attempt = fields.Integer(required=True, strict=True)
     service = fields.String(required=True)
+    limit_s = fields.Float(
+        load_default=None,
+        allow_none=True,
+        metadata={"description": "how long the attempt may run; null: as long as it likes"},
+    )
     files = fields.List(fields.Nested(FileSchema), required=True)
 
 
@@ -172,6 +221,18 @@ class AcknowledgeSchema(Message):
     type = fields.Constant("acknowledge")
     job = fields.Integer(required=True, strict=True)
     attempt = fields.Integer(required=True, strict=True)
+
+
+class ListSchema(Message):
+    """The server asks for the state of every payload again; `listed` ends them."""
+
+    type = fields.Constant("list")
+
+
+class HandBackSchema(Message):
+    """The server drains the client: what is Prepared is handed back, what runs goes on."""
+
+    type = fields.Constant("hand_back")
 
 
 class AnswerSchema(Message):
@@ -195,128 +256,6 @@ class ClientHealthSchema(Message):
     slots_in_use = fields.Integer(required=True)
 
 
-# --- between portal and server
-
-_status = validate.OneOf([status.value for status in Status])
-
-
-class UploadedSchema(Message):
-    """The answer to an upload."""
-
-    id = fields.Integer(required=True)
-    user_id = fields.Integer(required=True)
-    service = fields.String(required=True)
-    status = fields.String(required=True, validate=_status)
-    loc = fields.String(required=True)
-    dest_id = fields.String(required=True)
-    message = fields.String(required=True)
-
-
-class HistorySchema(Message):
-    """One change of a job's state, in its record."""
-
-    seq = fields.Integer(required=True)
-    at = fields.String(required=True, metadata={"description": "RFC 3339, UTC"})
-    status = fields.String(required=True, validate=_status)
-    attempt = fields.Integer(required=True)
-    client = fields.String(allow_none=True)
-    reason = fields.String(allow_none=True)
-
-
-class WaitingSchema(Message):
-    """Why a Queued job waits."""
-
-    code = fields.String(
-        required=True,
-        validate=validate.OneOf(
-            ["user_quota", "service_quota", "no_client", "no_slot", "backoff", "disk"]
-        ),
-    )
-    ahead = fields.Integer(required=True)
-    users = fields.Integer(required=True)
-    limit = fields.Integer(required=True)
-    used = fields.Integer(required=True)
-
-
-class JobSchema(UploadedSchema):
-    """The record of a job."""
-
-    ref = fields.String(allow_none=True)
-    version = fields.Integer(required=True)
-    created_at = fields.String(required=True)
-    started_at = fields.String(allow_none=True)
-    ended_at = fields.String(allow_none=True)
-    expires_at = fields.String(allow_none=True)
-    attempt = fields.Integer(required=True)
-    client = fields.String(allow_none=True)
-    exit_code = fields.Integer(allow_none=True)
-    fault = fields.String(allow_none=True)
-    reason = fields.String(allow_none=True)
-    stderr_tail = fields.String(allow_none=True)
-    wall_s = fields.Float(allow_none=True)
-    cpu_s = fields.Float(allow_none=True)
-    max_rss = fields.Integer(allow_none=True, metadata={"description": "bytes"})
-    input_bytes = fields.Integer(required=True)
-    result_bytes = fields.Integer(allow_none=True)
-    kill_requested = fields.Boolean(required=True)
-    history = fields.List(fields.Nested(HistorySchema), required=True)
-    waiting = fields.Nested(WaitingSchema, allow_none=True)
-
-
-class JobsSchema(Message):
-    """A page of jobs, newest first."""
-
-    jobs = fields.List(fields.Nested(JobSchema), required=True)
-    next = fields.Integer(allow_none=True, metadata={"description": "`after` of the next page"})
-
-
-class EventSchema(Message):
-    """One change of one job."""
-
-    seq = fields.Integer(required=True)
-    at = fields.String(required=True)
-    job = fields.Integer(required=True)
-    ref = fields.String(allow_none=True)
-    user_id = fields.Integer(required=True)
-    service = fields.String(required=True)
-    from_ = fields.String(data_key="from", attribute="from", allow_none=True)
-    to = fields.String(required=True)
-    attempt = fields.Integer(required=True)
-    client = fields.String(allow_none=True)
-    fault = fields.String(allow_none=True)
-    reason = fields.String(allow_none=True)
-
-
-class EventsSchema(Message):
-    """Changes in order."""
-
-    events = fields.List(fields.Nested(EventSchema), required=True)
-    next = fields.Integer(required=True, metadata={"description": "`after` of the next call"})
-
-
-class PongSchema(Message):
-    """The answer of the root."""
-
-    message = fields.String(required=True)
-
-
-class LiveSchema(Message):
-    """`GET /live`."""
-
-    status = fields.String(required=True)
-
-
-class ServerHealthSchema(Message):
-    """`GET /health` of the server."""
-
-    status = fields.String(required=True)
-    version = fields.String(required=True)
-    problems = fields.List(fields.String(), required=True)
-    clients_up = fields.Integer(required=True)
-    clients = fields.Integer(required=True)
-    tasks = fields.Dict(keys=fields.String(), required=True)
-
-
 def frame_schema(kind: str) -> Schema:
     """The schema of a message on the stream, by its `type`.
 
@@ -334,6 +273,8 @@ _FRAMES: dict[str, Schema] = {
     "refused": RefusedSchema(),
     "submit": SubmitSchema(),
     "acknowledge": AcknowledgeSchema(),
+    "list": ListSchema(),
+    "hand_back": HandBackSchema(),
 }
 
 

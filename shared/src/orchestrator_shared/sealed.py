@@ -1,6 +1,5 @@
 """A packed result as an answer: Range, If-Range, ETag and digest (RFC 9110, RFC 9530)."""
 
-import base64
 import errno
 import os
 import re
@@ -11,6 +10,8 @@ from typing import Final
 
 import aiofiles
 from aiohttp import web
+
+from orchestrator_shared.digests import write_digest
 
 CHUNK: Final = 512 * 1024
 #: Of numbers only as many digits as a size can have: a longer one is not understood.
@@ -34,7 +35,7 @@ class Sealed:
     @property
     def repr_digest(self) -> str:
         """The value of Repr-Digest."""
-        return f"sha-256=:{base64.b64encode(bytes.fromhex(self.sha256)).decode()}:"
+        return write_digest(self.sha256)
 
 
 def _chosen_range(request: web.Request, sealed: Sealed) -> tuple[int, int] | None:

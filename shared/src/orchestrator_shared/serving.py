@@ -6,7 +6,7 @@ import logging
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from aiohttp import web
@@ -19,6 +19,10 @@ log = logging.getLogger(__name__)
 
 #: How long transfers under way may go on after a signal to stop (seconds).
 TRANSFER_GRACE = 4.0
+#: The least that is left of it after what comes before the stop (seconds).
+LEAST_GRACE = 0.5
+#: What an app does before it stops, while it is still served; the event: somebody is in a hurry.
+WIND_DOWN: web.AppKey[Callable[[asyncio.Event], Awaitable[None]]] = web.AppKey("wind_down")
 
 
 class Settings(Protocol):
@@ -67,7 +71,7 @@ def raise_open_files() -> None:
 
 
 async def serve(app: web.Application, settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then stop within 5 seconds.
+    """Serve until SIGTERM or SIGINT, then stop within 5 seconds, or once the app has wound down.
 
     Raises:
         SettingError: the address cannot be listened on.
@@ -92,7 +96,12 @@ async def serve(app: web.Application, settings: Settings) -> None:
         log.info("listening on %s", " ".join(_address(site) for site in runner.addresses))
         await stop.wait()
         log.info("stopping")
-        loop.call_later(TRANSFER_GRACE, _cut_transfers, runner)
+        stopped_at = loop.time()
+        if (wind_down := app.get(WIND_DOWN)) is not None:
+            stop.clear()
+            await wind_down(stop)
+        left = max(LEAST_GRACE, stopped_at + TRANSFER_GRACE - loop.time())
+        loop.call_later(left, _cut_transfers, runner)
     finally:
         await runner.cleanup()
 

@@ -102,6 +102,14 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
+def exit_codes(text: str) -> frozenset[int]:
+    """Exit statuses other than 0, comma-separated."""
+    found = frozenset(number(part.strip(), 1) for part in text.split(",") if part.strip())
+    if found and max(found) > 255:
+        raise ValueError(f"'{max(found)}' is not an exit status: the highest is 255")
+    return found
+
+
 def log_level(text: str) -> str:
     """One of debug, info, warning, error, in capitals as logging wants it."""
     if text.lower() not in ("debug", "info", "warning", "error"):

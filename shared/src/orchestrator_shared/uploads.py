@@ -15,6 +15,7 @@ from aiohttp.helpers import parse_mimetype
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
+from orchestrator_shared.digests import check_digest, read_digest
 from orchestrator_shared.errors import BadUpload, Silent, TooLarge
 from orchestrator_shared.folders import fsync_file, fsync_folder, remove_tree
 from orchestrator_shared.multipart import check_name, read_disposition
@@ -40,6 +41,8 @@ class ReceivedFile:
     name: str
     size: int = 0
     sha256: str = ""
+    #: The SHA-256 that its sender says it has; None if it says nothing.
+    declared: str | None = None
 
 
 @dataclass
@@ -100,6 +103,7 @@ class _Receiver:
         self._header_name = b""
         self._header_value = b""
         self._disposition = b""
+        self._digest = b""
         self._field: str | None = None
         self._text = b""
         self._in_file = False
@@ -108,7 +112,7 @@ class _Receiver:
         self._given_up = False
 
     def on_part_begin(self) -> None:
-        self._disposition = b""
+        self._disposition = self._digest = b""
         self._text = b""
         self._in_file = False
         self._field = None
@@ -122,6 +126,8 @@ class _Receiver:
     def on_header_end(self) -> None:
         if self._header_name.lower() == b"content-disposition":
             self._disposition = self._header_value
+        elif self._header_name.lower() == b"repr-digest":
+            self._digest = self._header_value
         self._header_name = self._header_value = b""
 
     def on_headers_finished(self) -> None:
@@ -133,7 +139,7 @@ class _Receiver:
             if len(self._names) >= FILES_LIMIT:
                 raise BadUpload(problem=f"it has more than {FILES_LIMIT} files")
             self._names.add(name)
-            self.upload.files.append(ReceivedFile(name))
+            self.upload.files.append(ReceivedFile(name, declared=read_digest(self._digest)))
             self._pieces.append((len(self.upload.files) - 1, b""))
             self._in_file = True
         elif "name" in found:
@@ -264,6 +270,7 @@ async def receive_upload(
     Raises:
         BadUpload: it is malformed, cut short, has a name that cannot be used, or a name twice.
         TooLarge: the files have more than `limit` bytes.
+        DamagedOnTheWay: a file does not have the Repr-Digest of its part.
         Silent: no byte came for SILENCE_LIMIT seconds.
         OSError: the disk is full, or cannot be written.
     """
@@ -284,6 +291,8 @@ async def receive_upload(
             await asyncio.to_thread(receiver.finish)
         else:
             receiver.keep_inline()
+        for file in receiver.upload.files:
+            check_digest(file.name, file.sha256, file.declared)
     except BaseException as error:
         await asyncio.to_thread(receiver.give_up)
         if isinstance(error, TimeoutError):
