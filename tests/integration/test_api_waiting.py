@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator_client import keys as client_keys
 from support.gate import Gate
 from support.lonely import lonely_server, service
 from support.portal import Portal
-from support.system import running_system
+from support.servers import server_of
+from support.standin import running_stand_in
+from support.system import client_is_there, running_system
 
 
 @pytest.fixture
@@ -127,16 +128,20 @@ async def test_a_job_waits_for_room_on_its_clients_disk(tmp_path: Path) -> None:
 
 
 async def test_a_job_waits_for_a_client_that_takes_nothing(tmp_path: Path) -> None:
-    """`backoff`: the client refused it for another reason that will pass, as when it stops."""
-    async with running_system(tmp_path) as system:
-        system.client[client_keys.INTAKE].stopping = True
-        id = await system.portal.upload("true")
+    """`backoff`: the client refused it for another reason that will pass."""
+    refusal = {"transient": True, "disk": False, "message": "not now"}
+    async with (
+        running_stand_in(refusal=refusal) as stand_in,
+        server_of(tmp_path, [stand_in.base]) as server,
+    ):
+        await client_is_there(server.portal)
+        id = await server.portal.upload("true")
 
-        found = await waits_for(system.portal, id, "backoff")
+        found = await waits_for(server.portal, id, "backoff")
 
         assert (found["ahead"], found["users"]) == (0, 1)
-        system.client[client_keys.INTAKE].stopping = False
-        assert (await system.portal.ended(id))["status"] == "Completed"
+        stand_in.refusal = None
+        await server.portal.reached(id, "Submitted")
 
 
 async def test_a_job_that_goes_waits_for_nothing(tmp_path: Path, gate: Gate) -> None:

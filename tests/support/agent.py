@@ -7,8 +7,10 @@ import io
 import itertools
 import os
 import signal
+import sys
+import time
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ import aiohttp
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 
-from orchestrator_client import supervisor
+from orchestrator_client import processes, run_file, supervisor
 from orchestrator_client.app import create_app
+from orchestrator_shared.clocks import Clock
 from orchestrator_shared.protocol import (
     H_ATTEMPT,
     H_JOB,
@@ -55,12 +58,35 @@ def form(files: Files | str) -> aiohttp.FormData:
     return data
 
 
+class Clocks:
+    """The clock on the wall, which somebody sets, and the one that measures durations."""
+
+    def __init__(self) -> None:
+        self.wall = time.time()
+        self.passed = 0.0
+
+    def go_on(self, seconds: float) -> None:
+        """Time passes, for both."""
+        self.wall += seconds
+        self.passed += seconds
+
+    def go_to(self, seconds: float) -> None:
+        """Time passes until so much has passed since the beginning."""
+        self.go_on(seconds - self.passed)
+
+    def make(self) -> Clock:
+        """A client's clock that goes by them."""
+        return Clock(lambda: self.wall, lambda: self.passed)
+
+
 class Agent:
     """One client on one DATA_PATH, in this process. It can be stopped and started again."""
 
     def __init__(self, data_path: Path, session: aiohttp.ClientSession, **changes: Any) -> None:
         self.data_path = data_path
         self.session = session
+        #: By which it tells ages from its next start on, if it is not that of the system.
+        self.clock: Clock | None = None
         self._changes = changes
         self._server: TestServer | None = None
         self._stack = contextlib.AsyncExitStack()
@@ -71,7 +97,7 @@ class Agent:
     async def start(self, **changes: Any) -> None:
         """Start it; `changes` of its settings stay for the next start."""
         self._changes.update(changes)
-        app = create_app(client_config(self.data_path, **self._changes))
+        app = create_app(client_config(self.data_path, **self._changes), self.clock)
         self._server = TestServer(app, port=unused_port())
         await self._server.start_server(shutdown_timeout=1)
         self.base = str(self._server.make_url("")).rstrip("/")
@@ -182,17 +208,48 @@ class Agent:
         """The process that holds what runs."""
         descriptor = os.open(self.data_path / supervisor.LOCK_NAME, os.O_RDONLY)
         try:
-            pid: int = supervisor.read_records(descriptor)["started"]["pid"]
+            pid: int = run_file.read_records(descriptor)["started"]["pid"]
             return pid
         finally:
             os.close(descriptor)
 
 
+#: Runs a supervisor with some of its constants changed: DATA_PATH, ready, then name=value.
+_SUPERVISE = """
+import sys
+from orchestrator_client import supervisor
+for change in sys.argv[3:]:
+    name, value = change.split("=")
+    setattr(supervisor, name, float(value))
+supervisor.main(sys.argv[1], 1024, int(sys.argv[2]))
+"""
+
+
+async def start_supervisor(
+    data_path: Path, *under: str, environment: Mapping[str, str] | None = None, **changes: float
+) -> None:
+    """Start a supervisor that the client finds there as it starts its first payload.
+
+    `under` is the command under which it runs; `changes` are constants of supervisor.py.
+    """
+    readable, writable = os.pipe()
+    with open(readable, "rb") as ready:
+        await asyncio.create_subprocess_exec(
+            *(*under, sys.executable, "-c", _SUPERVISE, str(data_path), str(writable)),
+            *(f"{name}={value}" for name, value in changes.items()),
+            pass_fds=[writable],
+            start_new_session=True,
+            env={**os.environ, **(environment or {})},
+        )
+        os.close(writable)
+        assert await asyncio.to_thread(ready.read) == b""
+
+
 def kill_what_runs(run: Path) -> None:
     """End a run.sh of which the supervisor's file says that it has not ended."""
-    records = supervisor.read_run(str(run))
+    records = run_file.read_run(str(run))
     started = records.get("started", {})
-    same = started.get("pid") and supervisor.identify(started["pid"]) == started
+    same = started.get("pid") and processes.identify(started["pid"]) == started
     if same and "ended" not in records:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(started["pid"], signal.SIGKILL)

@@ -10,7 +10,7 @@ import sqlite3
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator_shared.status import ENDED, TRANSITIONS, Status
@@ -77,16 +77,6 @@ class Counters:
     def kept(self) -> bool:
         """Whether nothing was lost, wrong, or run twice."""
         return not (self.lost or self.wrong or self.double_runs)
-
-    @classmethod
-    def titles(cls) -> str:
-        """The head of a table."""
-        return " | ".join(f"{entry.name.replace('_', ' '):>11}" for entry in fields(cls))
-
-    def line(self) -> str:
-        """A line of that table."""
-        shown = {**vars(self), "ends": "".join(f"{n}{end[0]} " for end, n in self.ends.items())}
-        return " | ".join(f"{str(shown[entry.name]).strip():>11}" for entry in fields(self))
 
 
 class Checker:

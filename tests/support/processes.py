@@ -37,6 +37,11 @@ class Program:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has been started, and ended since."""
+        return self._process is not None and self._process.returncode is not None
+
     async def start(self, *flags: str) -> None:
         """Start it, and wait until it listens; after a stop it takes the same port again."""
         self.folder.mkdir(exist_ok=True)

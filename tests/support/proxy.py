@@ -58,6 +58,7 @@ class Link:
         self._rules = rules
         self._server, self._client = server, client
         self._asked: asyncio.Queue[tuple[str, str, Mapping[str, str]]] = asyncio.Queue()
+        #: What passes on; None before and after.
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -69,11 +70,12 @@ class Link:
             if self.silent:
                 await asyncio.Event().wait()
         finally:
+            # It ends by itself from here on: cut off once more, it would close only one side.
+            self._task = None
             for way in ways:
                 way.cancel()
             outcomes = await asyncio.gather(*ways, return_exceptions=True)
-            for _, writer in (self._server, self._client):
-                await _close(writer)
+            await asyncio.gather(*(_close(writer) for _, writer in (self._server, self._client)))
             expected = (_CutNow, OSError, asyncio.IncompleteReadError, asyncio.CancelledError)
             for outcome in outcomes:
                 if isinstance(outcome, Exception) and not isinstance(outcome, expected):
@@ -184,7 +186,7 @@ async def _read_frame(reader: asyncio.StreamReader, *, to_client: bool) -> Messa
         content = (int.from_bytes(masked) ^ int.from_bytes(whole)).to_bytes(length)
     info: dict[str, Any] = {"type": "control"}
     if head[0] & 0x0F == 2:
-        info = json.loads(content[content.index(b"{") :].partition(b"\n")[0])
+        info = json.loads(content[4:].partition(b"\n")[0])
     begin = len(head) + len(mask)
     return Message(info["type"], info, head + mask + masked, begin, content, to_client)
 
@@ -217,9 +219,9 @@ class Proxy:
         """Refuse new connections, and end those that there are."""
         if self._listener is not None:
             self._listener.close()
+            self._listener = None
         self.cut()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._listener = None
 
     def cut(self) -> None:
         """End all connections."""
@@ -264,6 +266,9 @@ class Proxy:
                 client = await asyncio.open_connection("127.0.0.1", self.target, limit=2**20)
             except OSError:
                 await _close(writer)
+                return
+            if self._listener is None:
+                await asyncio.gather(_close(writer), _close(client[1]))
                 return
             link = Link(self.rules, (reader, writer), client)
             link.silent = self.silent

@@ -16,6 +16,7 @@ from orchestrator_shared.protocol import (
     H_ATTEMPT,
     H_INSTANCE,
     H_JOB,
+    H_LIMIT,
     H_PROTOCOL,
     PROTOCOL,
 )
@@ -33,6 +34,10 @@ class Held:
     attempt: int
     state: dict[str, Any]
     result: bytes = b""
+    #: What came with its submit.
+    limit_s: float | None = None
+    files: list[dict[str, Any]] = field(default_factory=list)
+    input: bytes = b""
 
 
 @dataclass
@@ -41,6 +46,7 @@ class StandIn:
 
     instance: str = "0" * 31 + "1"
     start: str = "1"
+    service: str | None = None
     slots: int = 4
     #: Whether it tells who it is, and that it has told of all it holds.
     greets: bool = True
@@ -65,6 +71,8 @@ class StandIn:
     submits: "asyncio.Queue[tuple[int, int]]" = field(default_factory=asyncio.Queue)
     acknowledged: "asyncio.Queue[tuple[int, int]]" = field(default_factory=asyncio.Queue)
     kills: "asyncio.Queue[tuple[int, int]]" = field(default_factory=asyncio.Queue)
+    #: What else the server told it: `list`, `hand_back`.
+    orders: "asyncio.Queue[str]" = field(default_factory=asyncio.Queue)
     #: The payloads that the server asked for one by one.
     asked: "asyncio.Queue[int]" = field(default_factory=asyncio.Queue)
     #: The Range of every request for a result.
@@ -75,6 +83,20 @@ class StandIn:
     def __post_init__(self) -> None:
         self._sockets: list[web.WebSocketResponse] = []
         self._seq = 0
+        self._server: TestServer | None = None
+        self._port = unused_port()
+
+    async def appear(self) -> None:
+        """Take connections; after it was away at the same address, with all that it held."""
+        self._server = TestServer(self.app(), port=self._port)
+        await self._server.start_server(shutdown_timeout=1)
+        self.base = str(self._server.make_url("")).rstrip("/")
+
+    async def vanish(self) -> None:
+        """Be away: nobody is answered."""
+        if self._server is not None:
+            await self._server.close()
+        self._server = None
 
     # --- what a test tells it
 
@@ -171,6 +193,7 @@ class StandIn:
                 "version": "0",
                 "instance": self.instance,
                 "start": self.start,
+                "service": self.service,
                 "slots": self.slots,
                 "kill_grace": 0.0,
             }
@@ -201,24 +224,44 @@ class StandIn:
                 await socket.send_bytes(pack_frame("heartbeat", beat))
 
     async def _hear(self, frame: bytes) -> None:
-        kind, header, _ = unpack_frame(frame)
+        kind, header, body = unpack_frame(frame)
+        if kind in ("list", "hand_back"):
+            self.orders.put_nowait(kind)
+            if kind == "list":
+                await self._list()
+            return
         key = (header["job"], header["attempt"])
         if kind == "acknowledge":
             self.acknowledged.put_nowait(key)
             self.held = {id: h for id, h in self.held.items() if (h.job, h.attempt) != key}
         elif kind == "submit":
             held = self._take(*key)
+            held.limit_s, held.files = header["limit_s"], header["files"]
+            held.input = body
             if self.refusal is not None:
                 await self.say("refused", {"job": key[0], "attempt": key[1], **self.refusal})
             elif self.answers:
                 await self._tell(held)
 
+    async def _list(self) -> None:
+        for held in list(self.held.values()) if self.tells_held else ():
+            await self._tell(held)
+        await self.say("listed", {})
+
     async def _submit(self, request: web.Request) -> web.Response:
         key = (int(request.headers[H_JOB]), int(request.headers[H_ATTEMPT]))
         await request.read()
         held = self._take(*key)
+        limit = request.headers.get(H_LIMIT)
+        held.limit_s = float(limit) if limit is not None else None
         if self.refusal is not None:
+            if self.refusal.get("held"):
+                return web.json_response(
+                    {}, status=409, headers={H_ATTEMPT: str(self.refusal["held"])}
+                )
             status = (507 if self.refusal["disk"] else 503) if self.refusal["transient"] else 413
+            if self.refusal.get("damaged"):
+                status = 422
             return web.json_response({"message": self.refusal["message"]}, status=status)
         if not self.answers:
             assert request.transport is not None
@@ -317,10 +360,8 @@ async def damaged(_stand_in: StandIn, request: web.Request, held: Held) -> web.S
 async def running_stand_in(**settings: Any) -> AsyncIterator[StandIn]:
     """A stand-in that is served."""
     stand_in = StandIn(**settings)
-    server = TestServer(stand_in.app(), port=unused_port())
-    await server.start_server(shutdown_timeout=1)
-    stand_in.base = str(server.make_url("")).rstrip("/")
+    await stand_in.appear()
     try:
         yield stand_in
     finally:
-        await server.close()
+        await stand_in.vanish()

@@ -35,6 +35,8 @@ def server_config(data_path: Path, **changes: Any) -> ServerConfig:
         "getter_interval": 0.5,
         "cleaner_interval": 60.0,
         "client_lost_after": 15.0,
+        "client_gone_after": 600.0,
+        "client_give_up_after": 7 * 86400.0,
         "log_level": "INFO",
         "services": {},
     }

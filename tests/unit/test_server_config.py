@@ -43,6 +43,8 @@ def test_nothing_needs_to_be_set(read: Read, tmp_path: Path, monkeypatch: Any) -
         getter_interval=0.5,
         cleaner_interval=60.0,
         client_lost_after=15.0,
+        client_gone_after=600.0,
+        client_give_up_after=7 * 86400.0,
         log_level="INFO",
         services={},
     )

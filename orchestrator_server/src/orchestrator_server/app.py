@@ -3,94 +3,36 @@
 import asyncio
 import logging
 import warnings
-from collections.abc import Sequence
 
 from aiohttp import web
 from aiohttp.web_exceptions import NotAppKeyWarning
 from aiohttp_apispec import setup_aiohttp_apispec
 
 from orchestrator_server import keys
-from orchestrator_server.api import download, health, jobs, terminate, upload
-from orchestrator_server.clients.endpoint import Endpoint
+from orchestrator_server.api import clients, download, health, jobs, terminate, upload
+from orchestrator_server.clients.directory import Directory
 from orchestrator_server.clients.pool import Pool
-from orchestrator_server.clients.requests import Payload
 from orchestrator_server.config import Config
+from orchestrator_server.control import ControlSocket, socket_path
 from orchestrator_server.health import Health
 from orchestrator_server.identity import take_identity
-from orchestrator_server.store.database import Database, Row
+from orchestrator_server.operating import Operator
+from orchestrator_server.signals import Signals
+from orchestrator_server.store.database import Database
 from orchestrator_server.store.files import Files
 from orchestrator_server.store.jobs import Jobs
 from orchestrator_server.store.records import Records
 from orchestrator_server.tasks.cleaner import Cleaner
 from orchestrator_server.tasks.getter import Getter
-from orchestrator_server.tasks.losses import Losses
+from orchestrator_server.tasks.losses import Losses, Patience
 from orchestrator_server.tasks.sender import Sender
 from orchestrator_server.terminating import Terminator
 from orchestrator_server.watchers import Watchers
 from orchestrator_shared import __version__
 from orchestrator_shared.answers import errors_become_answers
 from orchestrator_shared.errors import SettingError
-from orchestrator_shared.status import ACTIVE, ENDED, Status
 
 log = logging.getLogger(__name__)
-
-
-class Signals:
-    """Who is told of what: clients and commits on one side, those who act on the other."""
-
-    def __init__(self, pool: Pool, watchers: Watchers) -> None:
-        self.getter: Getter | None = None
-        self.sender: Sender | None = None
-        self.cleaner: Cleaner | None = None
-        self._pool = pool
-        self._watchers = watchers
-
-    def on_state(self, client: Endpoint, payload: Payload, result: bytes) -> None:
-        """A client tells of a payload."""
-        if self.getter is not None:
-            self.getter.on_state(client, payload, result)
-
-    def on_listed(self, client: Endpoint) -> None:
-        """A client is there."""
-        if self.getter is not None:
-            self.getter.on_listed(client)
-        if self.sender is not None:
-            self.sender.look()
-
-    def on_room(self, client: Endpoint) -> None:
-        """A client may take more."""
-        for service, configured in self._pool.services.items():
-            if client.address in configured.clients and self.sender is not None:
-                self.sender.wake(service)
-
-    def on_commit(self, changes: Sequence[Row]) -> None:
-        """Jobs have changed: say so in the log, wake those who wait and who act on it."""
-        for change in changes:
-            log.info(
-                "job %d user %d %s %s → %s attempt %d%s%s",
-                change["job"],
-                change["user_id"],
-                change["service"],
-                change["old"] or "-",
-                change["new"],
-                change["attempt"],
-                f" client {change['client']}" if change["client"] else "",
-                f" reason: {change['reason']}" if change["reason"] else "",
-            )
-            self._wake_sender(change)
-            if change["delete_requested"] and change["new"] in ENDED and self.cleaner is not None:
-                self.cleaner.task.wake()
-        self._watchers.publish(changes)
-
-    def _wake_sender(self, change: Row) -> None:
-        service = change["service"]
-        if self.sender is None or service not in self._pool.services:
-            return
-        if change["new"] == Status.QUEUED:
-            self.sender.wake(service)
-        elif change["old"] in ACTIVE and change["new"] not in ACTIVE:
-            for name in self._pool.sharing(service):
-                self.sender.wake(name)
 
 
 def create_app(config: Config) -> web.Application:
@@ -106,19 +48,24 @@ def create_app(config: Config) -> web.Application:
         identity.release()
         raise
     watchers = Watchers()
-    pool = Pool(config.services, identity.id, config.client_lost_after)
-    signals = Signals(pool, watchers)
-    pool.listener = signals
+    signals = Signals(config.services, watchers)
     database = Database(config.db_path, signals.on_commit)
+    directory = Directory(database)
+    pool = Pool(config.services, identity.id, config.client_lost_after, directory, signals)
     store, records = Jobs(database), Records(database)
     terminator = Terminator(store, records, pool, watchers)
     sender = Sender(database, store, records, files, pool, config.sender_interval)
+    patience = Patience(
+        config.client_lost_after, config.client_gone_after, config.client_give_up_after
+    )
     losses = Losses(
         store,
         records,
         pool,
+        directory,
         {name: service.max_attempts for name, service in config.services.items()},
-        config.client_lost_after,
+        patience,
+        sender.wake,
     )
     getter = Getter(
         store,
@@ -126,6 +73,7 @@ def create_app(config: Config) -> web.Application:
         files,
         losses,
         terminator,
+        pool,
         (config.data_path, config.db_path.parent),
         config.min_free_disk,
         config.getter_interval,
@@ -138,6 +86,7 @@ def create_app(config: Config) -> web.Application:
         config.max_age,
         config.cleaner_interval,
     )
+    operator = Operator(database, records, pool, directory, patience, sender.look)
     signals.sender, signals.getter, signals.cleaner = sender, getter, cleaner
     tasks = (sender.task, getter.task, cleaner.task)
 
@@ -150,18 +99,25 @@ def create_app(config: Config) -> web.Application:
     app[keys.WATCHERS] = watchers
     app[keys.TERMINATOR] = terminator
     app[keys.CLEANER] = cleaner
-    app[keys.HEALTH] = Health(config, database, pool, tasks)
+    app[keys.OPERATOR] = operator
+    app[keys.HEALTH] = Health(config, database, pool, operator, cleaner, tasks)
     _add_routes(app)
+
+    control = ControlSocket(operator, socket_path(config))
 
     async def start(app: web.Application) -> None:
         await database.open()
-        await pool.start(await records.bound_addresses())
+        await directory.open()
+        await operator.start()
+        await control.start()
         for task in tasks:
             await task.start()
         _announce(config)
 
     async def let_go() -> None:
         # First nobody says anything any more, then what that made is let go of.
+        await control.stop()
+        await operator.stop()
         await pool.stop()
         await asyncio.gather(sender.stop(), getter.stop(), cleaner.task.stop())
 
@@ -176,6 +132,7 @@ def create_app(config: Config) -> web.Application:
     async def stop(app: web.Application) -> None:
         await asyncio.gather(*letting_go)
         await pool.close()
+        await directory.close()
         await database.close()
         identity.release()
 
@@ -197,6 +154,8 @@ def _add_routes(app: web.Application) -> None:
     app.router.add_get(r"/jobs/{id:\d+}", jobs.job)
     app.router.add_delete(r"/jobs/{id:\d+}", terminate.delete)
     app.router.add_get("/events", jobs.events)
+    app.router.add_get("/clients", clients.clients)
+    app.router.add_get("/services", clients.services)
     app.router.add_get("/swagger", health.to_swagger)
     app.router.add_get("/swagger-ui", health.to_swagger)
     with warnings.catch_warnings():

@@ -22,6 +22,8 @@ SERVICE_SETTINGS = (
     "RUNS_PER_USER",
     "MAX_RUNS",
     "MAX_ATTEMPTS",
+    "MAX_RUNTIME",
+    "RETRY_EXIT_CODES",
     "MAX_AGE",
 )
 
@@ -55,6 +57,10 @@ class Service:
     max_runs: int | None = None
     #: SERVICE_<NAME>_MAX_ATTEMPTS: payloads of one job that may be lost.
     max_attempts: int = 3
+    #: SERVICE_<NAME>_MAX_RUNTIME: seconds that one attempt may run; None: as long as it likes.
+    max_runtime: float | None = None
+    #: SERVICE_<NAME>_RETRY_EXIT_CODES: with which run.sh says that the infrastructure failed.
+    retry_exit_codes: frozenset[int] = frozenset()
     #: SERVICE_<NAME>_MAX_AGE: seconds a job's files are kept after its end.
     max_age: float = 172800.0
 
@@ -77,6 +83,8 @@ class Config:
     getter_interval: float
     cleaner_interval: float
     client_lost_after: float
+    client_gone_after: float
+    client_give_up_after: float
     log_level: str
     services: Mapping[str, Service]
     #: Variables that look like a service's setting but are none.
@@ -108,6 +116,8 @@ class Config:
             getter_interval=read(env, "GETTER_INTERVAL", settings.interval, "0.5"),
             cleaner_interval=read(env, "CLEANER_INTERVAL", settings.interval, "60"),
             client_lost_after=read(env, "CLIENT_LOST_AFTER", settings.interval, "15"),
+            client_gone_after=read(env, "CLIENT_GONE_AFTER", settings.seconds, "600"),
+            client_give_up_after=read(env, "CLIENT_GIVE_UP_AFTER", settings.seconds, "7d"),
             log_level=read(env, "LOG_LEVEL", settings.log_level, "info"),
             services=services,
             ignored=ignored,
@@ -152,6 +162,8 @@ def _service(env: Env, name: str, variables: Mapping[str, str], max_age: float) 
         runs_per_user=read(env, variable("RUNS_PER_USER"), settings.positive, "5"),
         max_runs=read(env, variable("MAX_RUNS"), settings.optional(settings.positive), ""),
         max_attempts=read(env, variable("MAX_ATTEMPTS"), settings.positive, "3"),
+        max_runtime=read(env, variable("MAX_RUNTIME"), settings.optional(settings.interval), ""),
+        retry_exit_codes=read(env, variable("RETRY_EXIT_CODES"), settings.exit_codes, ""),
         max_age=max_age if own_max_age is None else own_max_age,
     )
 

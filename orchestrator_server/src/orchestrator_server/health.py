@@ -7,8 +7,10 @@ from typing import Any, Final
 
 from orchestrator_server.clients.pool import Pool
 from orchestrator_server.config import Config
+from orchestrator_server.operating import Operator
 from orchestrator_server.store.database import Database
 from orchestrator_server.store.queries import sql
+from orchestrator_server.tasks.cleaner import Cleaner
 from orchestrator_shared import __version__
 from orchestrator_shared.errors import Transient
 from orchestrator_shared.folders import check_free_disk
@@ -22,16 +24,24 @@ class Health:
     """Asks every part of the server how it fares."""
 
     def __init__(
-        self, config: Config, database: Database, pool: Pool, tasks: Sequence[BackgroundTask]
+        self,
+        config: Config,
+        database: Database,
+        pool: Pool,
+        operator: Operator,
+        cleaner: Cleaner,
+        tasks: Sequence[BackgroundTask],
     ) -> None:
         self._config = config
         self._database = database
         self._pool = pool
+        self._operator = operator
+        self._cleaner = cleaner
         self._tasks = tasks
 
     async def problems(self) -> list[str]:
         """What is wrong, in a sentence each; empty where all is well."""
-        found = [self._database.problem, self._pool.problem]
+        found = [self._database.problem, self._pool.problem, self._cleaner.problem]
         found += [task.problem for task in self._tasks]
         found += [await self._database_problem(), self._disk_problem()]
         return [problem for problem in found if problem]
@@ -46,6 +56,7 @@ class Health:
             "problems": problems,
             "clients_up": len(there),
             "clients": len(self._pool.endpoints),
+            "paused": self._operator.paused,
             "tasks": {
                 task.name: {"errors": task.errors, "last_error": task.last_error}
                 for task in self._tasks

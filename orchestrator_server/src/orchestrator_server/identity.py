@@ -3,19 +3,24 @@
 import contextlib
 import secrets
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 from orchestrator_server.config import Config
-from orchestrator_server.store.database import StoreUnusable, connect, migrate
+from orchestrator_server.store.database import connect, migrate, unusable
 from orchestrator_server.store.files import FOLDERS
 from orchestrator_server.store.queries import sql
 from orchestrator_shared.errors import SettingError, StartError
 from orchestrator_shared.folders import FolderLock, fsync_folder, write_whole
 
+T = TypeVar("T")
+
 OWNER: Final = "an orch-server"
+#: The folder in DATA_PATH that says that a restore has not come to its end.
+RESTORING: Final = "restoring"
 
 
 class PairBroken(StartError):
@@ -43,29 +48,44 @@ def take_identity(config: Config) -> Identity:
         PairBroken: they are no pair; nothing was touched.
         StoreUnusable: the database is damaged, or of a newer version.
     """
+    found, locks = lock_pair(config, OWNER, look)
+    with locks:
+        return Identity(_pair(config, found), locks.pop_all())
+
+
+def lock_pair(
+    config: Config, owner: str, look: Callable[[Config], T]
+) -> tuple[T, contextlib.ExitStack]:
+    """Lock database and DATA_PATH for `owner`; gives back what `look` saw, and the locks.
+
+    `look` raises where the pair is not as it has to be. A lock that is there says who has it. One
+    that is missing is made only once the pair has been looked at, so that nothing is left behind
+    where it is refused.
+
+    Raises:
+        SettingError: a path cannot be used, or another process has it.
+    """
     wanted = {
         config.db_path.with_name(config.db_path.name + ".lock"): (config.db_path, "DB_PATH"),
         config.data_path / "lock": (config.data_path, "DATA_PATH"),
     }
     with contextlib.ExitStack() as locks:
-        # A lock that is there says who has it. One that is missing is made only once the pair has
-        # been looked at, so that nothing is left behind where it is broken.
         try:
             for there in (True, False):
                 for lock in [lock for lock in wanted if lock.exists() is there]:
                     what, setting = wanted[lock]
-                    locks.callback(FolderLock(lock, what, setting, OWNER).release)
-                found = _look(config)
+                    locks.callback(FolderLock(lock, what, setting, owner).release)
+                found = look(config)
         except PermissionError as error:
             raise SettingError(
                 setting="DB_PATH, DATA_PATH",
                 problem=f"{error.filename} cannot be read: {error.strerror}",
             ) from error
-        return Identity(_pair(config, found), locks.pop_all())
+        return found, locks.pop_all()
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class Found:
     """What the two say of themselves: their ids, and whether the database was ever one of two."""
 
     database: str | None
@@ -73,13 +93,21 @@ class _Found:
     paired: bool
 
 
-def _look(config: Config) -> _Found:
-    """Look at both, and touch neither."""
+def look(config: Config) -> Found:
+    """Look at both, and touch neither.
+
+    Raises:
+        PairBroken: they are no pair.
+        SettingError: a path has something else.
+        StoreUnusable: the database is damaged.
+    """
     id_file = config.data_path / "id"
     of_data = id_file.read_text().strip() if id_file.exists() else None
     of_database, paired = _peek(config.db_path)
     problem = None
-    if of_database is None and of_data is not None:
+    if (config.data_path / RESTORING).exists():
+        problem = "a restore into the folder was cut off; run it again"
+    elif of_database is None and of_data is not None:
         problem = "the folder belongs to a database, which is missing"
     elif paired and of_data is None:
         problem = "the database belongs to a folder with the files of its jobs, which is missing"
@@ -95,7 +123,7 @@ def _look(config: Config) -> _Found:
                     problem=f"{config.data_path} has a folder '{name}' that is not of orch-server; "
                     "choose an empty one",
                 )
-    return _Found(of_database, of_data, paired)
+    return Found(of_database, of_data, paired)
 
 
 def _peek(path: Path) -> tuple[str | None, bool]:
@@ -121,11 +149,11 @@ def _peek(path: Path) -> tuple[str | None, bool]:
                 connection.execute(sql("meta"), {"key": key}).fetchone() for key in ("id", "paired")
             )
     except sqlite3.Error as error:
-        raise StoreUnusable(path=path, problem=f"{error}. Restore it from a backup.") from error
+        raise unusable(path, error) from error
     return (id[0] if id else None), paired is not None
 
 
-def _pair(config: Config, found: _Found) -> str:
+def _pair(config: Config, found: Found) -> str:
     """Bring the schema up to date; where they are new, give both the same id.
 
     The database is marked as paired last: a first start that was cut short is begun again.
@@ -141,7 +169,7 @@ def _pair(config: Config, found: _Found) -> str:
                     write_whole(config.data_path / "id", id.encode() + b"\n", durable=True)
                 connection.execute(sql("set_meta"), {"key": "paired", "value": "yes"})
     except sqlite3.Error as error:
-        raise StoreUnusable(path=config.db_path, problem=f"{error}.") from error
+        raise unusable(config.db_path, error) from error
     except OSError as error:
         raise SettingError(
             setting="DATA_PATH",

@@ -5,6 +5,7 @@ from aiohttp import web
 from orchestrator_server.clients.pool import Pool
 from orchestrator_server.config import Config
 from orchestrator_server.health import Health
+from orchestrator_server.operating import Operator
 from orchestrator_server.store.files import Files
 from orchestrator_server.store.jobs import Jobs
 from orchestrator_server.store.records import Records
@@ -20,4 +21,5 @@ POOL = web.AppKey("pool", Pool)
 WATCHERS = web.AppKey("watchers", Watchers)
 TERMINATOR = web.AppKey("terminator", Terminator)
 CLEANER = web.AppKey("cleaner", Cleaner)
+OPERATOR = web.AppKey("operator", Operator)
 HEALTH = web.AppKey("health", Health)

@@ -4,7 +4,7 @@ from aiohttp import web
 
 from orchestrator_server.api.describe import describe
 from orchestrator_server.keys import HEALTH
-from orchestrator_shared.protocol import LiveSchema, PongSchema, ServerHealthSchema
+from orchestrator_shared.portal import LiveSchema, PongSchema, ServerHealthSchema
 
 
 @describe("health", "Ping", ok={200: ("pong", PongSchema)}, errors={})

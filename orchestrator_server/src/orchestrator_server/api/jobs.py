@@ -18,7 +18,7 @@ from orchestrator_server.api.record import at, record, status_header
 from orchestrator_server.keys import RECORDS, WATCHERS
 from orchestrator_server.store.database import Row
 from orchestrator_server.store.records import JobDetails
-from orchestrator_shared.protocol import EventsSchema, JobSchema, JobsSchema
+from orchestrator_shared.portal import EventsSchema, JobSchema, JobsSchema
 from orchestrator_shared.status import TERMINAL
 
 

@@ -11,7 +11,8 @@ from orchestrator_server.queue.waiting import explain
 from orchestrator_server.store.job import Job
 from orchestrator_server.store.records import JobDetails
 from orchestrator_shared.answers import answer
-from orchestrator_shared.protocol import H_JOB_STATUS, JobSchema
+from orchestrator_shared.portal import JobSchema
+from orchestrator_shared.protocol import H_JOB_STATUS
 from orchestrator_shared.status import TERMINAL, Status
 
 _MESSAGES: Mapping[Status, str] = {

@@ -14,7 +14,8 @@ from orchestrator_server.keys import CONFIG, FILES, JOBS, RECORDS
 from orchestrator_server.store.job import Job
 from orchestrator_shared.errors import BadUpload
 from orchestrator_shared.folders import check_free_disk
-from orchestrator_shared.protocol import UploadedSchema, service_name
+from orchestrator_shared.portal import UploadedSchema
+from orchestrator_shared.protocol import service_name
 from orchestrator_shared.uploads import Upload, receive_upload
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ _PARAMETERS: Final[list[dict[str, Any]]] = [
         408: "No byte came for too long.",
         409: "The Idempotency-Key was used for other files or another service.",
         413: "The files are larger than MAX_UPLOAD_SIZE in sum.",
+        422: "A part does not have the SHA-256 of its Repr-Digest.",
         507: "There is no room on the disk.",
     },
     consumes=["multipart/form-data"],

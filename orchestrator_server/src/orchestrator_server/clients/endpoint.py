@@ -14,6 +14,7 @@ from aiohttp import ClientWebSocketResponse
 from orchestrator_server.clients.outcomes import (
     NotReceived,
     OutcomeUnknown,
+    Outdated,
     Refused,
     RefusedForNow,
     SubmitError,
@@ -56,6 +57,16 @@ class Listener(Protocol):
         """The client may take more than before."""
 
 
+class Acquaintance(Protocol):
+    """Who remembers clients for longer than this server lives."""
+
+    def meet(self, instance: str, address: str, hello: dict[str, Any]) -> None:
+        """A client has said who it is."""
+
+    def is_draining(self, instance: str | None) -> bool:
+        """Whether nothing new is to be sent to it."""
+
+
 class Endpoint:
     """One client at one address. Its lane is its own: nothing here waits for another client."""
 
@@ -66,6 +77,7 @@ class Endpoint:
         server: str,
         lost_after: float,
         listener: Listener,
+        acquaintance: Acquaintance,
         twin: Callable[["Endpoint"], "Endpoint | None"],
     ) -> None:
         """`twin` gives another endpoint that follows the client which was met at this one."""
@@ -73,9 +85,16 @@ class Endpoint:
         self.requests = Requests(address, session, server)
         self.instance: str | None = None
         self.start: str | None = None
+        self.version = ""
+        #: The only service whose jobs it takes; None: any.
+        self.service: str | None = None
         self.slots = 0
         self.others = 0
+        self.stuck = 0
         self.load = 0.0
+        #: What it says of itself (`up`, `leaving` or `out`), and why.
+        self.state = "up"
+        self.why = ""
         self.kill_grace = 10.0
         #: When it was last heard of (monotonic seconds); None: never.
         self.last_seen: float | None = None
@@ -87,10 +106,15 @@ class Endpoint:
         self.disk_full = False
         #: The payloads it told of on the stream that is open now.
         self.told: set[tuple[int, int]] = set()
+        #: Payloads of jobs that this server does not know: it was restored, and leaves them alone.
+        self.unknown: set[tuple[int, int]] = set()
         self._session = session
         self._server = server
         self._lost_after = lost_after
         self._listener = listener
+        self._acquaintance = acquaintance
+        #: The payloads told of since the client was asked to tell of all again.
+        self._retold: set[tuple[int, int]] | None = None
         self._twin = twin
         self._stream: ClientWebSocketResponse | None = None
         #: What it was told to drop on the stream that is open now, and has not confirmed.
@@ -114,6 +138,16 @@ class Endpoint:
     def backing_off(self) -> bool:
         """Whether it refused a job a moment ago."""
         return time.monotonic() < self._backoff_until
+
+    @property
+    def problem(self) -> str:
+        """Why no stream is open; empty where nobody knows yet."""
+        return self._problem
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether it wants to be sent jobs, and nobody forbade it."""
+        return self.state == "up" and not self._acquaintance.is_draining(self.instance)
 
     # --- the stream
 
@@ -177,9 +211,13 @@ class Endpoint:
                 "install the same version on both"
             )
         self.instance, self.start = hello["instance"], hello["start"]
+        self.version, self.service = hello["version"], hello["service"]
         self.slots = hello["slots"]
         self.kill_grace = hello["kill_grace"]
+        self._acquaintance.meet(hello["instance"], self.name, hello)
         self.told.clear()
+        self.unknown.clear()
+        self._retold = None
         self._acknowledged.clear()
         self._stream = stream
 
@@ -192,24 +230,49 @@ class Endpoint:
                 self._acknowledged.discard(key)
                 return
             self.told.add(key)
+            if self._retold is not None:
+                self._retold.add(key)
             self._listener.on_state(self, payload, body)
         elif kind == "heartbeat":
-            more = header["others"] < self.others
-            self.others, self.load = header["others"], header["cpu_load"]
-            if more:
-                self._listener.on_room(self)
+            self._beat(header)
         elif kind == "listed":
+            self._complete()
+        elif kind == "refused":
+            self._decide((header["job"], header["attempt"]), _refusal(header))
+
+    def _beat(self, header: dict[str, Any]) -> None:
+        said = (header["state"], header["why"])
+        if said != (self.state, self.why) and said != ("up", ""):
+            log.warning("client %s is %s: %s", self.name, *said)
+        more = header["others"] < self.others or (said[0] == "up" and self.state != "up")
+        self.state, self.why = said
+        self.others, self.load = header["others"], header["cpu_load"]
+        self.stuck = header["stuck"]
+        if more:
+            self._listener.on_room(self)
+
+    def _complete(self) -> None:
+        """It has told of every payload."""
+        if not self.listed:
             self.listed = True
             self._end_backoff()
             log.info("client %s is there: %d slots", self.name, self.slots)
-            self._listener.on_listed(self)
-        elif kind == "refused":
-            self._decide(
-                (header["job"], header["attempt"]),
-                RefusedForNow(header["message"], disk=header["disk"])
-                if header["transient"]
-                else Refused(message=header["message"]),
-            )
+        if self._retold is not None:
+            self.told = self._retold
+            self._retold = None
+        self._listener.on_listed(self)
+
+    async def list_again(self) -> None:
+        """Have it tell of every payload, beside what it tells of itself."""
+        if self.listed and self._retold is None:
+            self._retold = set()
+            with contextlib.suppress(ClientUnreachable):
+                await self._send(pack_frame("list", {}))
+
+    async def hand_back(self) -> None:
+        """Have it give back what it has not begun."""
+        with contextlib.suppress(ClientUnreachable):
+            await self._send(pack_frame("hand_back", {}))
 
     def _decide(self, key: tuple[int, int], error: SubmitError | None) -> None:
         """The outcome of a small submit, if it is one that somebody waits for."""
@@ -238,29 +301,34 @@ class Endpoint:
 
     # --- 3 send
 
-    async def submit(self, job: Job, job_input: JobInput, folder: Path) -> None:
-        """Hand over a job; returns once the client holds it.
+    async def submit(
+        self, job: Job, job_input: JobInput, folder: Path, limit_s: float | None
+    ) -> None:
+        """Hand over a job, which may run for `limit_s` seconds; returns once the client holds it.
 
         Raises:
-            NotReceived, OutcomeUnknown, Refused, RefusedForNow: it does not, or nobody knows.
+            SubmitError: it does not, or nobody knows.
         """
         try:
             if job_input.body is not None:
-                await self._submit_small(job, job_input, job_input.body)
+                await self._submit_small(job, job_input, job_input.body, limit_s)
             else:
-                await self.requests.submit(job, job_input, folder)
+                await self.requests.submit(job, job_input, folder, limit_s)
         except (NotReceived, RefusedForNow, OutcomeUnknown) as error:
             self._back_off(disk=isinstance(error, RefusedForNow) and error.disk)
             raise
         self._end_backoff()
 
-    async def _submit_small(self, job: Job, job_input: JobInput, body: bytes) -> None:
+    async def _submit_small(
+        self, job: Job, job_input: JobInput, body: bytes, limit_s: float | None
+    ) -> None:
         """On the stream, in one frame: a request of its own costs more than the job's bytes."""
         key = (job.id, job.attempt)
         header = {
             "job": job.id,
             "attempt": job.attempt,
             "service": job.service,
+            "limit_s": limit_s,
             "files": job_input.files,
         }
         answer: asyncio.Future[SubmitError | None] = asyncio.get_running_loop().create_future()
@@ -302,3 +370,12 @@ class Endpoint:
             await self._send(pack_frame("acknowledge", {"job": job, "attempt": attempt}))
             self.told.discard((job, attempt))
             self._acknowledged.add((job, attempt))
+
+
+def _refusal(header: dict[str, Any]) -> SubmitError:
+    """Why a submit on the stream was not taken."""
+    if header["held"] is not None:
+        return Outdated(header["held"])
+    if header["transient"]:
+        return RefusedForNow(header["message"], disk=header["disk"], damaged=header["damaged"])
+    return Refused(message=header["message"])

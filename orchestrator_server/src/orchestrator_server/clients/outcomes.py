@@ -18,10 +18,20 @@ class OutcomeUnknown(SubmitError):
 class RefusedForNow(SubmitError):
     """The client takes no job just now: {message}"""
 
-    def __init__(self, message: str, *, disk: bool) -> None:
+    def __init__(self, message: str, *, disk: bool = False, damaged: bool = False) -> None:
         super().__init__(message=message)
         #: Whether the client lacks room on its disk.
         self.disk = disk
+        #: Whether a file did not arrive as this server has it in its records.
+        self.damaged = damaged
+
+
+class Outdated(SubmitError):
+    """The client has attempt {held} of the job, which is a later one"""
+
+    def __init__(self, held: int) -> None:
+        super().__init__(held=held)
+        self.held = held
 
 
 class Refused(SubmitError):

@@ -1,10 +1,12 @@
 """All clients: which of them are there, what they offer, and where a job's client answers."""
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping
 
 import aiohttp
 
+from orchestrator_server.clients.directory import Directory
 from orchestrator_server.clients.endpoint import Endpoint, Listener
 from orchestrator_server.clients.requests import new_session
 from orchestrator_server.config import ClientAddress, Service
@@ -24,19 +26,23 @@ class Pool:
         services: Mapping[str, Service],
         server: str,
         lost_after: float,
+        directory: Directory,
+        listener: Listener,
     ) -> None:
         self.services = services
-        self.listener: Listener | None = None
+        self._directory = directory
+        self._listener = listener
         self._server = server
         self._lost_after = lost_after
         self._endpoints: dict[str, Endpoint] = {}
+        #: After a restore: until when clients may tell which jobs they have (monotonic seconds).
+        self._settles_until = 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self, bound: Iterable[str]) -> None:
         """Begin to follow every client, and those at the addresses `bound`, which have jobs yet
-        even if no service names them any more. `listener` has been set before."""
-        assert self.listener is not None  # noqa: S101
+        even if no service names them any more."""
         self._session = new_session()
         named = [address for service in self.services.values() for address in service.clients]
         for address in (*named, *map(ClientAddress.from_base, bound)):
@@ -46,7 +52,8 @@ class Pool:
                     self._session,
                     self._server,
                     self._lost_after,
-                    self.listener,
+                    self._listener,
+                    self._directory,
                     self._twin,
                 )
                 self._endpoints[address.base] = endpoint
@@ -95,14 +102,24 @@ class Pool:
 
     def name(self, instance: str) -> str:
         """How this client is called in records and logs."""
-        known = self._known(instance)
-        return known.name if known else instance
+        known = self._known(instance) or self._directory.get(instance)
+        if known is None:
+            return instance
+        return known.name if isinstance(known, Endpoint) else known.address
 
     def is_replaced(self, job: Job) -> bool:
         """Whether another client answers where the one that has this job did, and that one
-        nowhere."""
+        nowhere: nor may it be at an address where nobody answers yet."""
         there = self._endpoints.get(job.client or "")
-        return there is not None and there.listed and self._known(job.instance) is None
+        if there is None or not there.listed or self.at(job.instance) is not None:
+            return False
+        silent = [e for e in self._endpoints.values() if not e.listed and e.same_as is None]
+        return not any(self._may_be(e, job.instance) for e in silent)
+
+    def _may_be(self, endpoint: Endpoint, instance: str | None) -> bool:
+        """Whether this client may be the one that does not answer at this endpoint."""
+        elsewhere = endpoint.instance is None or self.at(endpoint.instance) is not None
+        return elsewhere or endpoint.instance == instance
 
     def _known(self, instance: str | None) -> Endpoint | None:
         return self.at(instance) or next(
@@ -114,30 +131,35 @@ class Pool:
         others = (e for e in self._endpoints.values() if e is not endpoint and e.connected)
         return next((e for e in others if e.instance == endpoint.instance), None)
 
-    def sharing(self, service: str) -> set[str]:
-        """The services that have a client in common with this one, itself among them."""
-        own = {address.base for address in self.services[service].clients}
-        return {
-            name
-            for name, other in self.services.items()
-            if own & {address.base for address in other.clients}
-        }
-
     def _of(self, service: str) -> list[Endpoint]:
         """The clients of a service that are there; one at two addresses is used once."""
-        addresses = self.services[service].clients if service in self.services else ()
-        found = [self._endpoints[address.base] for address in reversed(addresses)]
-        there = [endpoint.same_as or endpoint for endpoint in found]
+        there = [endpoint.same_as or endpoint for endpoint in reversed(self._named(service))]
         return list({e.instance: e for e in there if e.listed}.values())
+
+    def _named(self, service: str) -> list[Endpoint]:
+        """All that the settings name for a service; none before they are followed."""
+        addresses = self.services[service].clients if service in self.services else ()
+        return [self._endpoints[a.base] for a in addresses if a.base in self._endpoints]
+
+    def settles(self, service: str) -> bool:
+        """Whether clients of a service may still have to tell which of its jobs they have: after
+        a restore this server does not know of all that it has sent."""
+        silent = any(e.instance is None for e in self._named(service))
+        return silent and time.monotonic() < self._settles_until
+
+    def settle(self) -> None:
+        """Give the clients some time to tell which jobs they have, before any is sent."""
+        self._settles_until = time.monotonic() + self._lost_after
 
     def view(self, service: str) -> Clients:
         """What the Sender decides by."""
         there = self._of(service)
-        away = [endpoint for endpoint in there if endpoint.backing_off]
+        taking = [e for e in there if e.takes_jobs and e.service in (None, service)]
+        away = [endpoint for endpoint in taking if endpoint.backing_off]
         return Clients(
             offers=[
                 Offer(e.instance or "", e.start or "", e.name, e.slots, e.others, e.load)
-                for e in there
+                for e in taking
                 if not e.backing_off
             ],
             reachable=frozenset(e.instance or "" for e in there),

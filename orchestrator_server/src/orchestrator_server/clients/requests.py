@@ -15,6 +15,7 @@ from orchestrator_server.clients.outcomes import (
     Damaged,
     NotReceived,
     OutcomeUnknown,
+    Outdated,
     PayloadGone,
     Refused,
     RefusedForNow,
@@ -26,8 +27,10 @@ from orchestrator_shared.errors import ClientUnreachable, Transient
 from orchestrator_shared.multipart import body_length, stream_body
 from orchestrator_shared.protocol import (
     H_ATTEMPT,
+    H_CHECK,
     H_INSTANCE,
     H_JOB,
+    H_LIMIT,
     H_PROTOCOL,
     H_SERVER,
     H_SERVICE,
@@ -36,6 +39,7 @@ from orchestrator_shared.protocol import (
     RESULT,
     RETRIEVE_PARTIAL,
     SILENCE_LIMIT,
+    claim_check,
 )
 
 Payload = dict[str, Any]
@@ -44,9 +48,9 @@ Payload = dict[str, Any]
 FETCH_TRIES: Final = 3
 #: How much of a result is gathered (bytes) before it is written in one go.
 WRITE_SIZE: Final = 1024 * 1024
-#: The answers to a submit that would be the same at every other try: the job cannot be used,
-#: there is a newer attempt of it, or it is too large. Others may come from a wrong URL or a proxy.
-REFUSED_FOR_GOOD: Final = (400, 409, 413)
+#: The answers to a submit that would be the same at every other try: the job cannot be used, or
+#: is too large. Others may come from a wrong URL or a proxy.
+REFUSED_FOR_GOOD: Final = (400, 413)
 #: For requests that are answered at once.
 _SHORT: Final = ClientTimeout(total=10)
 
@@ -72,17 +76,20 @@ class Requests:
 
     # --- 3 send
 
-    async def submit(self, job: Job, job_input: JobInput, folder: Path) -> None:
-        """Hand over a job, file by file.
+    async def submit(
+        self, job: Job, job_input: JobInput, folder: Path, limit_s: float | None
+    ) -> None:
+        """Hand over a job, file by file; it may run for `limit_s` seconds.
 
         Raises:
-            NotReceived, OutcomeUnknown, Refused, RefusedForNow: it was not taken, or nobody knows.
+            SubmitError: it was not taken, or nobody knows.
         """
         boundary = uuid.uuid4().hex
         written = False
         loop = asyncio.get_running_loop()
         silence = asyncio.timeout(None)
-        paths = [(name, folder / name) for name, _ in job_input.sizes]
+        files = [(file["name"], file["size"], file["sha256"]) for file in job_input.files]
+        paths = [(name, folder / name, sha256) for name, _, sha256 in files]
         chunks = cast(AsyncGenerator[bytes, None], stream_body(boundary, paths))
 
         async def body() -> AsyncIterator[bytes]:
@@ -95,16 +102,19 @@ class Requests:
             written = True
 
         headers = {
-            **self._headers(job.id, job.attempt),
-            H_SERVICE: job.service,
+            **self._headers(job.id, job.attempt, job.service),
+            **({H_LIMIT: f"{limit_s:g}"} if limit_s is not None else {}),
             hdrs.CONTENT_TYPE: f"multipart/form-data; boundary={boundary}",
-            hdrs.CONTENT_LENGTH: str(body_length(boundary, job_input.sizes)),
+            hdrs.CONTENT_LENGTH: str(body_length(boundary, files)),
         }
         try:
             async with (
                 silence,
                 self._session.post(self._address.submit, data=body(), headers=headers) as response,
             ):
+                if not _is_client(response):
+                    problem = f"HTTP {response.status} of another program"
+                    raise OutcomeUnknown(problem=f"{self._address.base}: {problem}")
                 if response.status != 200:
                     raise await self._refusal(response)
         except SubmitError:
@@ -124,11 +134,14 @@ class Requests:
         message = f"HTTP {response.status}"
         with contextlib.suppress(ValueError, aiohttp.ClientError, KeyError, TypeError):
             message = str((await response.json())["message"])
+        if response.status == 409:
+            held = response.headers.get(H_ATTEMPT, "")
+            return Outdated(int(held)) if held.isdigit() else RefusedForNow(message)
         if response.status in REFUSED_FOR_GOOD:
             return Refused(message=message)
         if response.status >= 500 and response.status not in (503, 507):
             return OutcomeUnknown(problem=message)
-        return RefusedForNow(message, disk=response.status == 507)
+        return RefusedForNow(message, disk=response.status == 507, damaged=response.status == 422)
 
     # --- 4 run
 
@@ -144,7 +157,7 @@ class Requests:
                 url, headers=self._headers(job.id, job.attempt), timeout=_SHORT
             ) as response:
                 # 409: it had ended before; that end is on its way here.
-                if response.status not in (200, 409):
+                if response.status not in (200, 409) or not _is_client(response):
                     problem = f"/kill answers {response.status}"
                     raise ClientUnreachable(client=self._address.base, problem=problem)
         except UNREACHABLE as error:
@@ -233,7 +246,7 @@ class Requests:
         async with self._session.get(url, headers=headers) as response:
             if _says_gone(response, job):
                 raise PayloadGone(payload=payload["id"])
-            if response.status != (206 if start else 200):
+            if response.status != (206 if start else 200) or not _is_client(response):
                 problem = f"{RESULT} answers {response.status}"
                 raise ClientUnreachable(client=self._address.base, problem=problem)
             chunks: list[bytes] = []
@@ -247,12 +260,14 @@ class Requests:
             if chunks:
                 yield chunks
 
-    def _headers(self, job: int, attempt: int) -> dict[str, str]:
+    def _headers(self, job: int, attempt: int, service: str = "") -> dict[str, str]:
         return {
             H_PROTOCOL: str(PROTOCOL),
             H_SERVER: self._server,
             H_JOB: str(job),
             H_ATTEMPT: str(attempt),
+            **({H_SERVICE: service} if service else {}),
+            H_CHECK: claim_check(self._server, str(job), str(attempt), service),
         }
 
 
@@ -260,7 +275,12 @@ def _says_gone(response: aiohttp.ClientResponse, job: Job) -> bool:
     """Whether the very client that has a job says that it has no such payload: a 404 of a proxy,
     or of another client at its address, proves nothing."""
     itself = response.headers.get(H_INSTANCE) == job.instance
-    return response.status == 404 and itself and H_PROTOCOL in response.headers
+    return response.status == 404 and itself and _is_client(response)
+
+
+def _is_client(response: aiohttp.ClientResponse) -> bool:
+    """Whether it is a client that answers, and not a proxy before it."""
+    return H_PROTOCOL in response.headers
 
 
 def new_session() -> aiohttp.ClientSession:

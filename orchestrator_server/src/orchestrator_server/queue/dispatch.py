@@ -38,11 +38,11 @@ def dispatch(
 ) -> list[Job]:
     """Move as many Queued jobs of a service to Processing as quotas and free slots allow.
 
-    A free slot goes to the user with the fewest active jobs in the service, among equals to the
-    one served longest ago, and to that user's oldest job. The client with the most free slots
-    gets it, among equals the one with the lowest load. `reachable` are the clients that answer:
-    jobs at others count in no max_runs. Each decision reads a few index entries, however long
-    the queue is.
+    First go the jobs whose client is gone: they had their turn before. Then a free slot goes to
+    the user with the fewest active jobs in the service, among equals to the one served longest
+    ago, and to that user's oldest job. The client with the most free slots gets it, among equals
+    the one with the lowest load. `reachable` are the clients that answer: jobs at others count in
+    no max_runs. Each decision reads a few index entries, however long the queue is.
     """
     taken = {row["instance"]: row["active"] for row in connection.execute(sql("client_loads"))}
     free = {o.instance: o.slots - o.others - taken.get(o.instance, 0) for o in offers}
@@ -56,13 +56,16 @@ def dispatch(
         best = max(offers, key=lambda offer: (free[offer.instance], -offer.load), default=None)
         if best is None or free[best.instance] <= 0:
             break
-        job = _next(connection, service, limits.runs_per_user)
+        job, reason = _gone(connection, service)
+        if job is None:
+            job = _next(connection, service, limits.runs_per_user)
         if job is None:
             break
         row = connection.execute(
             sql("process"),
             {
                 "id": job,
+                "reason": reason,
                 "instance": best.instance,
                 "start": best.start,
                 "client": best.client,
@@ -73,6 +76,12 @@ def dispatch(
         free[best.instance] -= 1
         active += 1
     return sent
+
+
+def _gone(connection: sqlite3.Connection, service: str) -> tuple[int | None, str | None]:
+    """A job whose client is gone, and why it goes to another; its user's count stays as it is."""
+    row = connection.execute(sql("next_handover"), {"service": service}).fetchone()
+    return (row["id"], f"handed over: {row['client']} is gone") if row else (None, None)
 
 
 def _next(connection: sqlite3.Connection, service: str, runs_per_user: int) -> int | None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from orchestrator_server.store.copies import copy_database
 from orchestrator_server.store.queries import migrations, sql
 from orchestrator_shared.errors import NoSpace, StartError, Unavailable
 
@@ -31,6 +32,10 @@ GROUP_LIMIT: Final = 256
 READERS: Final = 2
 #: How often the writer looks whether the lock of somebody else is gone (seconds).
 BUSY_LOOK: Final = 0.02
+
+
+#: What SQLite says where the content of a database makes no sense.
+_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class StoreUnusable(StartError):
@@ -55,24 +60,63 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the schema up to date, each migration in a transaction of its own.
+def damaged(path: Path, problem: object) -> StoreUnusable:
+    """What a damaged database is refused with, and the way out."""
+    return StoreUnusable(
+        path=path,
+        problem=f"{problem}. It is damaged: move it and DATA_PATH away, then restore a backup "
+        "(orch-server restore DIR).",
+    )
+
+
+def unusable(path: Path, error: Exception) -> StoreUnusable:
+    """What an error of SQLite says of a database that cannot be used."""
+    if _code(error) in _DAMAGED:
+        return damaged(path, error)
+    return StoreUnusable(path=path, problem=f"{error}.")
+
+
+def check_version(connection: sqlite3.Connection, path: Path) -> int:
+    """The version of the schema that a database has.
 
     Raises:
-        StoreUnusable: the database was written by a newer version.
+        StoreUnusable: the database was written by a newer version of this program.
     """
-    known = migrations()
+    known = len(migrations())
+    present: int
     (present,) = connection.execute("PRAGMA user_version").fetchone()
-    if present > len(known):
+    if present > known:
         raise StoreUnusable(
             path=path,
-            problem=f"its schema has version {present}, this program knows up to {len(known)}; "
+            problem=f"its schema has version {present}, this program knows up to {known}; "
             "install the version that wrote it, or a newer one.",
         )
-    for version in range(present, len(known)):
-        connection.executescript(
-            f"BEGIN IMMEDIATE;\n{known[version]}\nPRAGMA user_version = {version + 1};\nCOMMIT;"
-        )
+    return present
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the schema up to date in one transaction; what was there before is kept as a copy.
+
+    Raises:
+        StoreUnusable: the database was written by a newer version, or cannot be copied.
+    """
+    present, known = check_version(connection, path), migrations()
+    if present == len(known):
+        return
+    if present > 0:
+        before = path.with_name(f"{path.name}.before-{len(known)}")
+        try:
+            copy_database(connection, before)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreUnusable(
+                path=path,
+                problem=f"before its schema goes from version {present} to {len(known)} it is "
+                f"copied to {before}, which failed: {error}.",
+            ) from error
+    missing = "\n".join(known[present:])
+    connection.executescript(
+        f"BEGIN IMMEDIATE;\n{missing}\nPRAGMA user_version = {len(known)};\nCOMMIT;"
+    )
 
 
 def _code(error: Exception) -> int:
@@ -95,8 +139,7 @@ def _translate(error: sqlite3.Error) -> Exception:
 
 
 def _is_fatal(error: Exception) -> bool:
-    fatal = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-    return _code(error) in fatal
+    return _code(error) in (sqlite3.SQLITE_IOERR, *_DAMAGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +249,8 @@ class Database:
             finally:
                 connection.execute("ROLLBACK")
         except sqlite3.Error as error:
+            if _code(error) in _DAMAGED:
+                self._die(error)
             raise _translate(error) from error
 
     def _write_all(self) -> None:
@@ -293,6 +338,6 @@ class Database:
 
     def _die(self, error: Exception) -> None:
         """What was answered is on disk; what was not can no longer be promised: start anew."""
-        sys.stderr.write(f"orch-server: {StoreUnusable(path=self._path, problem=str(error))}\n")
+        sys.stderr.write(f"orch-server: {unusable(self._path, error)}\n")
         sys.stderr.flush()
         os._exit(StoreUnusable.exit_code)

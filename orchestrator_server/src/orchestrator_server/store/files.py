@@ -1,6 +1,7 @@
 """The server's folders: uploads under way, the files of jobs, and their results."""
 
 import contextlib
+import hashlib
 import logging
 import secrets
 import time
@@ -8,6 +9,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final
 
+from orchestrator_server.store.job import JobInput
 from orchestrator_shared.errors import OrchestratorError, SettingError
 from orchestrator_shared.folders import fsync_file, fsync_folder, remove_tree
 from orchestrator_shared.uploads import Upload
@@ -90,6 +92,29 @@ class Files:
                 raise InputDamaged(problem=f"'{name}': {error.strerror}") from error
             if present != size:
                 raise InputDamaged(problem=f"'{name}' has {present} bytes, it had {size}")
+
+    def verify_input(self, folder: str, job_input: JobInput) -> None:
+        """Compare the files of a job with their digests.
+
+        Raises:
+            InputDamaged: one is not what was uploaded.
+        """
+        start = 0
+        for file in job_input.files:
+            name, size = file["name"], file["size"]
+            try:
+                if job_input.body is not None:
+                    digest = hashlib.sha256(job_input.body[start : start + size])
+                else:
+                    with open(self.input_folder(folder) / name, "rb") as content:
+                        digest = hashlib.file_digest(content, "sha256")
+            except OSError as error:
+                raise InputDamaged(problem=f"'{name}': {error.strerror}") from error
+            if digest.hexdigest() != file["sha256"]:
+                raise InputDamaged(
+                    problem=f"'{name}' is not what was uploaded: its SHA-256 differs"
+                )
+            start += size
 
     def keep_result(self, fetched: Path, folder: str, attempt: int) -> str:
         """Move a fetched result to its place; gives its name back once it is durable."""

@@ -41,6 +41,7 @@ class Job:
     input_bytes: int
     kill_requested: int
     delete_requested: int
+    handover: int
     idempotency_key: str | None
     input_digest: str | None
     result_bytes: int | None = None

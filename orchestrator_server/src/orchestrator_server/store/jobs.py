@@ -91,9 +91,21 @@ class Jobs:
     # --- 3 send
 
     def requeue(
-        self, id: int, attempt: int, reason: str, *, lost: bool = False, spared: bool = False
+        self,
+        id: int,
+        attempt: int,
+        reason: str,
+        *,
+        lost: bool = False,
+        spared: bool = False,
+        unsent: bool = False,
+        held: int = 0,
     ) -> Future[Job | None]:
-        """Back to Queued; to Killed where its end is wished; None if it has moved on."""
+        """Back to Queued; to Killed where its end is wished; None if it has moved on.
+
+        `unsent`: not if the client has told of it meanwhile, whatever its submit came to.
+        `held`: a client has had this attempt, so that the next one has to be above it.
+        """
         return self._change(
             "requeue",
             id=id,
@@ -101,6 +113,23 @@ class Jobs:
             reason=reason,
             lost=int(lost),
             spared=int(spared),
+            unsent=int(unsent),
+            held=held,
+        )
+
+    def adopt(
+        self, id: int, attempt: int, instance: str, start: str, client: str
+    ) -> Future[Job | None]:
+        """A Queued job whose later attempt a client has: it was sent after the backup was made,
+        from which this database comes; None if that is not so."""
+        return self._change(
+            "adopt",
+            id=id,
+            attempt=attempt,
+            instance=instance,
+            start=start,
+            client=client,
+            reason="a client has it since before the restore",
         )
 
     # --- 4 run
@@ -119,7 +148,7 @@ class Jobs:
         )
 
     async def lose_sight(self, instance: str, reason: str) -> int:
-        """What this client holds becomes Unknown; gives back how many jobs that are."""
+        """What this client has, or may have, becomes Unknown; gives back how many jobs that are."""
         now = self._clock()
 
         def step(connection: sqlite3.Connection) -> int:
@@ -127,6 +156,20 @@ class Jobs:
             return len(connection.execute(sql("lose_sight"), values).fetchall())
 
         return await self._database.write(step)
+
+    def hand_over(self, id: int, attempt: int) -> Future[Job | None]:
+        """The client of an Unknown job is gone: the Sender gives the job to another."""
+        return self._database.write(
+            lambda connection: _changed(connection, "hand_over", id=id, attempt=attempt)
+        )
+
+    async def keep_from_handover(self, instance: str) -> None:
+        """This client is back: what was not handed over yet goes on there."""
+
+        def step(connection: sqlite3.Connection) -> None:
+            connection.execute(sql("keep_from_handover"), {"instance": instance})
+
+        await self._database.write(step)
 
     def defer(
         self, id: int, attempt: int, instance: str, payload: int, reason: str
@@ -147,8 +190,12 @@ class Jobs:
         payload: int | None = None,
         result: Result | None = None,
         lost: bool = False,
+        unsent: bool = False,
     ) -> Future[Job | None]:
-        """The one end of a job, with its result in the same commit; None if it has ended."""
+        """The one end of a job, with its result in the same commit; None if it has ended.
+
+        `unsent`: not if a client has told of it.
+        """
         now = self._clock()
 
         def step(connection: sqlite3.Connection) -> Job | None:
@@ -160,6 +207,7 @@ class Jobs:
                 payload=payload,
                 now=now,
                 lost=int(lost),
+                unsent=int(unsent),
                 status=end.status.value,
                 exit_code=end.exit_code,
                 fault=end.fault,

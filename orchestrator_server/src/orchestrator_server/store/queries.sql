@@ -28,9 +28,11 @@ SELECT * FROM jobs WHERE user_id = :user_id AND idempotency_key = :idempotency_k
 
 -- === 2 queue
 
--- name: services_queued
--- Which services have Queued jobs.
-SELECT DISTINCT service FROM queues WHERE queued > 0;
+-- name: services_waiting
+-- Which services have jobs that may go, now or later.
+-- bounded: the index has only jobs that are to be handed over.
+SELECT service FROM queues WHERE queued > 0
+    UNION SELECT service FROM jobs WHERE handover = 1;
 
 -- name: client_loads
 -- Active jobs of every client, over all services.
@@ -49,6 +51,10 @@ SELECT user_id, active FROM queues
 SELECT id FROM jobs WHERE service = :service AND user_id = :user_id AND status = 'Queued'
     ORDER BY id LIMIT 1;
 
+-- name: next_handover
+-- The oldest job of a service whose client is gone.
+SELECT id, client FROM jobs WHERE service = :service AND handover = 1 ORDER BY id LIMIT 1;
+
 -- name: user_queue
 SELECT queued, active FROM queues WHERE service = :service AND user_id = :user_id;
 
@@ -64,7 +70,7 @@ SELECT count(*) AS ahead FROM jobs
 -- name: process
 UPDATE jobs SET status = 'Processing', version = version + 1, attempt = attempt + 1,
         instance = :instance, start = :start, client = :client, payload = NULL, started_at = NULL,
-        reason = NULL, fault = NULL, changed_at = :now
+        handover = 0, reason = :reason, fault = NULL, changed_at = :now
     WHERE id = :id AND kill_requested = 0
       AND status IN (SELECT old FROM transitions WHERE new = 'Processing')
     RETURNING *;
@@ -79,35 +85,56 @@ UPDATE jobs SET status = CASE kill_requested WHEN 1 THEN 'Killed' ELSE 'Queued' 
         ended_at = CASE kill_requested WHEN 1 THEN :now END,
         fault = CASE kill_requested WHEN 1 THEN 'operator' END,
         version = version + 1, lost = lost + :lost, spared = spared + :spared,
-        instance = NULL, start = NULL, client = NULL, payload = NULL, started_at = NULL, reason = :reason, changed_at = :now
-    WHERE id = :id AND attempt = :attempt
+        attempt = max(attempt, :held), instance = NULL, start = NULL, client = NULL,
+        payload = NULL, started_at = NULL, handover = 0, reason = :reason, changed_at = :now
+    WHERE id = :id AND attempt = :attempt AND (payload IS NULL OR NOT :unsent)
       AND status IN (SELECT old FROM transitions WHERE new = 'Queued')
     RETURNING *;
 
 -- name: processing_at
 -- Jobs whose submit to this client has no outcome yet.
-SELECT * FROM jobs WHERE instance = :instance AND status = 'Processing';
+SELECT * FROM jobs WHERE instance = :instance
+    AND (status = 'Processing' OR status = 'Unknown' AND payload IS NULL);
+
+-- name: adopt
+-- A client has a later attempt of a Queued job than this server knows of: it was restored.
+UPDATE jobs SET status = 'Processing', version = version + 1, attempt = :attempt,
+        instance = :instance, start = :start, client = :client, reason = :reason, changed_at = :now
+    WHERE id = :id AND attempt < :attempt
+      AND status IN (SELECT old FROM transitions WHERE new = 'Processing')
+    RETURNING *;
 
 -- === 4 run
 
 -- name: observe
 UPDATE jobs SET status = :status, version = version + 1, payload = :payload,
         started_at = CASE :status WHEN 'Running' THEN coalesce(started_at, :now) END,
-        reason = NULL, changed_at = :now
+        handover = 0, reason = NULL, changed_at = :now
     WHERE id = :id AND attempt = :attempt AND instance = :instance
       AND status IN (SELECT old FROM transitions WHERE new = :status)
     RETURNING *;
 
 -- name: lose_sight
--- The clients jobs that it surely holds can no longer be followed.
+-- What the client has, or may have, can no longer be followed.
 UPDATE jobs SET status = 'Unknown', version = version + 1, reason = :reason, changed_at = :now
-    WHERE instance = :instance AND status IN ('Submitted', 'Running')
+    WHERE instance = :instance AND status IN ('Processing', 'Submitted', 'Running')
     RETURNING id;
+
+-- name: hand_over
+-- Its client is gone: whichever other has a free slot may have the job.
+UPDATE jobs SET handover = 1 WHERE id = :id AND attempt = :attempt
+    AND status = 'Unknown' AND kill_requested = 0
+    RETURNING *;
+
+-- name: keep_from_handover
+-- The client is back before they were handed over.
+UPDATE jobs SET handover = 0 WHERE instance = :instance AND handover = 1
+    AND status IN ('Processing', 'Submitted', 'Running', 'Unknown');
 
 -- name: defer
 -- The result is there but cannot be fetched yet.
 UPDATE jobs SET status = 'Unknown', version = version + 1, payload = :payload,
-        reason = :reason, changed_at = :now
+        handover = 0, reason = :reason, changed_at = :now
     WHERE id = :id AND attempt = :attempt AND instance = :instance
       AND status IN (SELECT old FROM transitions WHERE new = 'Unknown')
     RETURNING *;
@@ -131,6 +158,32 @@ SELECT DISTINCT client FROM jobs INDEXED BY jobs_by_instance
 SELECT * FROM jobs WHERE instance = :instance
     AND status IN ('Processing', 'Submitted', 'Running', 'Unknown');
 
+-- === clients
+
+-- name: clients
+SELECT * FROM clients;
+
+-- name: meet
+INSERT INTO clients (instance, address, service, version, slots, last_seen)
+    VALUES (:instance, :address, :service, :version, :slots, :now)
+    ON CONFLICT (instance) DO UPDATE SET address = :address, service = :service,
+        version = :version, slots = :slots, last_seen = :now, silence_s = 0, gone = 0;
+
+-- name: keep_silence
+UPDATE clients SET silence_s = :silence_s, last_seen = :last_seen WHERE instance = :instance;
+
+-- name: say_gone
+UPDATE clients SET gone = 1 WHERE instance = :instance;
+
+-- name: drain
+UPDATE clients SET draining = :draining WHERE instance = :instance;
+
+-- name: states
+SELECT service, status, jobs FROM states WHERE jobs > 0;
+
+-- name: oldest_queued
+SELECT created_at FROM jobs WHERE service = :service AND status = 'Queued' ORDER BY id LIMIT 1;
+
 -- === 5 get
 
 -- name: finish
@@ -139,8 +192,8 @@ UPDATE jobs SET status = :status, ended_as = :status, version = version + 1,
         started_at = coalesce(started_at, :now - :wall_s), ended_at = :now,
         exit_code = :exit_code, fault = :fault, reason = :reason, stderr_tail = :stderr_tail,
         wall_s = :wall_s, cpu_s = :cpu_s, max_rss = :max_rss, lost = lost + :lost,
-        changed_at = :now
-    WHERE id = :id AND attempt = :attempt
+        handover = 0, changed_at = :now
+    WHERE id = :id AND attempt = :attempt AND (jobs.payload IS NULL OR NOT :unsent)
       AND status IN (SELECT old FROM transitions WHERE new = :status)
     RETURNING *;
 
@@ -186,7 +239,7 @@ SELECT history.*, jobs.delete_requested FROM history JOIN jobs ON jobs.id = hist
 -- === terminate and delete
 
 -- name: request_kill
-UPDATE jobs SET kill_requested = 1 WHERE id = :id
+UPDATE jobs SET kill_requested = 1, handover = 0 WHERE id = :id
     AND status IN ('Processing', 'Submitted', 'Running', 'Unknown')
     RETURNING *;
 
@@ -228,3 +281,29 @@ DELETE FROM results WHERE job = :job;
 
 -- name: job_by_folder
 SELECT id, status FROM jobs WHERE folder = :folder;
+
+-- === operating
+
+-- name: files_of_jobs
+-- Every file that a record names, below the folder of jobs, with the bytes that it has.
+SELECT jobs.id, jobs.folder, 'input/' || json_extract(file.value, '$.name') AS file,
+       json_extract(file.value, '$.size') AS size
+    FROM inputs JOIN jobs ON jobs.id = inputs.job, json_each(inputs.manifest) AS file
+    WHERE inputs.body IS NULL
+UNION ALL
+SELECT jobs.id, jobs.folder, results.file, results.size
+    FROM results JOIN jobs ON jobs.id = results.job
+    WHERE results.body IS NULL;
+
+-- name: begin_numbers
+-- SQLite keeps the last number only of tables that have had a row.
+INSERT INTO sqlite_sequence (name, seq)
+    SELECT value, 0 FROM json_each('["jobs", "history"]')
+    WHERE value NOT IN (SELECT name FROM sqlite_sequence);
+
+-- name: skip_numbers
+UPDATE sqlite_sequence SET seq = seq + :ahead WHERE name IN ('jobs', 'history');
+
+-- name: count_jobs
+-- bounded: for a backup, which looks at all of them.
+SELECT count(*) AS jobs FROM jobs;

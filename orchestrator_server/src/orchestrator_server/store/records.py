@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,15 @@ class JobDetails:
     loads: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """How many jobs a service has in each state, and when its oldest Queued one came."""
+
+    service: str
+    jobs: dict[str, int]
+    oldest_queued: float | None
+
+
 def one(connection: sqlite3.Connection, name: str, **values: Any) -> Row | None:
     """The first row of a statement; None if it has none."""
     row: Row | None = connection.execute(sql(name), values).fetchone()
@@ -62,11 +71,11 @@ class Records:
 
     # --- 2 queue
 
-    async def services_queued(self) -> list[str]:
-        """The services that have Queued jobs."""
+    async def services_waiting(self) -> list[str]:
+        """The services that have jobs which wait for a client."""
 
         def step(connection: sqlite3.Connection) -> list[str]:
-            return [row["service"] for row in connection.execute(sql("services_queued"))]
+            return [row["service"] for row in connection.execute(sql("services_waiting"))]
 
         return await self._database.read(step)
 
@@ -114,6 +123,31 @@ class Records:
 
         def step(connection: sqlite3.Connection) -> list[str]:
             return [row["instance"] for row in connection.execute(sql("bound_instances"))]
+
+        return await self._database.read(step)
+
+    async def client_loads(self) -> dict[str, int]:
+        """The active jobs of each client that has some, by its instance."""
+
+        def step(connection: sqlite3.Connection) -> dict[str, int]:
+            loads = connection.execute(sql("client_loads"))
+            return {row["instance"]: row["active"] for row in loads}
+
+        return await self._database.read(step)
+
+    async def service_states(self, services: Sequence[str]) -> list[ServiceState]:
+        """How these services stand, and all others that have jobs."""
+
+        def step(connection: sqlite3.Connection) -> list[ServiceState]:
+            found: dict[str, dict[str, int]] = {service: {} for service in services}
+            for row in connection.execute(sql("states")):
+                found.setdefault(row["service"], {})[row["status"]] = row["jobs"]
+            states = []
+            for service, jobs in found.items():
+                oldest = one(connection, "oldest_queued", service=service)
+                since = oldest["created_at"] if oldest else None
+                states.append(ServiceState(service, jobs, since))
+            return states
 
         return await self._database.read(step)
 

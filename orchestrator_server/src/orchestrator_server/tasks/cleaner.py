@@ -10,6 +10,7 @@ from orchestrator_server.store.files import Files
 from orchestrator_server.store.job import Job
 from orchestrator_server.store.jobs import Jobs
 from orchestrator_server.store.records import Records
+from orchestrator_shared.clocks import Clock
 from orchestrator_shared.tasks import BackgroundTask
 
 log = logging.getLogger(__name__)
@@ -19,8 +20,6 @@ BATCH: Final = 200
 #: A folder is looked at as left over only when it has not been touched for so long (seconds):
 #: an upload moves its files into place a moment before it commits.
 LEFT_OVER_AFTER: Final = 3600.0
-#: A wall clock that jumps ahead by more than this (seconds) is not believed for as long.
-JUMP: Final = 3600.0
 
 
 class Cleaner:
@@ -34,7 +33,7 @@ class Cleaner:
         max_ages: Mapping[str, float],
         max_age: float,
         interval: float,
-        clock: Callable[[], float] = time.time,
+        wall: Callable[[], float] = time.time,
         stopwatch: Callable[[], float] = time.monotonic,
     ) -> None:
         self.task = BackgroundTask("cleaner", self.run_once, interval)
@@ -43,43 +42,31 @@ class Cleaner:
         self._files = files
         self._max_ages = max_ages
         self._max_age = max_age
-        self._clock = clock
+        self._wall = wall
         self._stopwatch = stopwatch
-        self._ahead = clock() - stopwatch()
-        self._distrusts_until: float | None = None
+        self._clock = Clock(wall, stopwatch)
         self._orphans_due = stopwatch()
 
     @property
     def problem(self) -> str | None:
         """Why nothing is removed for its age; None while that is done."""
-        if self._distrusts_until is None:
-            return None
-        return "the clock jumped ahead by more than an hour: no files are removed for an hour"
+        return self._clock.problem
 
     async def run_once(self) -> int:
         """Clean what is due; gives back how many jobs were cleaned."""
         cleaned = 0
         for id in await self._records.to_delete(BATCH):
             cleaned += await self.clean(id, "deleted on request") is not None
-        if not self._trusts_clock():
+        # A clock that was set back makes nothing older, and one set ahead not at once.
+        now = min(self._clock.now(), self._wall())
+        if not self._clock.trusted:
             return cleaned
         for service in await self._records.known_services():
             max_age = self._max_ages.get(service, self._max_age)
-            for id in await self._records.expired(service, self._clock() - max_age, BATCH):
+            for id in await self._records.expired(service, now - max_age, BATCH):
                 cleaned += await self.clean(id, "kept for its time") is not None
         await self._look_for_orphans()
         return cleaned
-
-    def _trusts_clock(self) -> bool:
-        """Whether the wall clock went on as the one that only measures durations."""
-        now = self._stopwatch()
-        before, self._ahead = self._ahead, self._clock() - now
-        if self._ahead - before > JUMP:
-            self._distrusts_until = now + JUMP
-            log.warning("%s", self.problem)
-        elif self._distrusts_until is not None and now >= self._distrusts_until:
-            self._distrusts_until = None
-        return self._distrusts_until is None
 
     async def clean(self, id: int, reason: str) -> Job | None:
         """Clean one job; None if it has not ended, or is Cleaned."""

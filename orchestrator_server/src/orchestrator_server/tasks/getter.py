@@ -5,14 +5,14 @@ import hashlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from orchestrator_server.clients.endpoint import Endpoint
 from orchestrator_server.clients.outcomes import Damaged, PayloadGone
+from orchestrator_server.clients.pool import Pool
 from orchestrator_server.clients.requests import Payload
 from orchestrator_server.store.files import Files
 from orchestrator_server.store.job import End, Job, Result
@@ -20,9 +20,10 @@ from orchestrator_server.store.jobs import Jobs
 from orchestrator_server.store.records import Records
 from orchestrator_server.tasks.losses import Losses
 from orchestrator_server.terminating import Terminator
-from orchestrator_shared.errors import ClientUnreachable, NotFound, OrchestratorError, Transient
+from orchestrator_shared.errands import Errands
+from orchestrator_shared.errors import ClientUnreachable, NotFound, Transient
 from orchestrator_shared.folders import check_free_disk
-from orchestrator_shared.status import ACTIVE, PAYLOAD_ENDED, PayloadStatus, Status
+from orchestrator_shared.status import ACTIVE, PAYLOAD_ENDED, TERMINAL, PayloadStatus, Status
 from orchestrator_shared.tasks import BackgroundTask
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ FETCHES: Final = 4
 #: How long to wait (seconds) before a result that could not be fetched is tried again.
 AGAIN_FIRST: Final = 1.0
 AGAIN_MOST: Final = 30.0
+#: How often every client is asked to tell of all its payloads, beside its stream (seconds).
+LIST_INTERVAL: Final = 60.0
 #: How often the result of an attempt may arrive damaged until the attempt counts as lost.
 DAMAGED_MOST: Final = 5
 
@@ -63,6 +66,7 @@ class Getter:
         files: Files,
         losses: Losses,
         terminator: Terminator,
+        pool: Pool,
         disks: Collection[Path],
         min_free_disk: int,
         interval: float,
@@ -73,6 +77,8 @@ class Getter:
         self._files = files
         self._losses = losses
         self._terminator = terminator
+        self._pool = pool
+        self._list_at = time.monotonic() + LIST_INTERVAL
         self._disks = disks
         self._min_free_disk = min_free_disk
         self._getting: set[Key] = set()
@@ -80,12 +86,16 @@ class Getter:
         self._fetches: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(FETCHES)
         )
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._errands = Errands("the getter could not take a message")
 
     async def run_once(self) -> int:
-        """Notice clients that have gone silent, and try deferred results again."""
+        """Notice clients that have gone silent, compare lists, try deferred results again."""
         await self._losses.look()
         now = time.monotonic()
+        if now >= self._list_at:
+            self._list_at = now + LIST_INTERVAL
+            for client in self._pool.endpoints:
+                self._errands.run(client.list_again())
         due = [key for key, deferred in self._deferred.items() if deferred.due <= now]
         for key in due:
             deferred = self._deferred[key]
@@ -95,9 +105,7 @@ class Getter:
     async def stop(self) -> None:
         """Give up the transfers under way: after the restart they are begun again."""
         await self.task.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._errands.close(0)
 
     # --- what clients say
 
@@ -116,11 +124,18 @@ class Getter:
                 payload["id"],
                 _LIVE[payload["status"]],
             )
-            self._spawn(self._observed(client, payload, observed))
+            self._errands.run(self._observed(client, payload, observed))
 
     def on_listed(self, client: Endpoint) -> None:
         """It has told of every payload: what is missing may be lost."""
-        self._spawn(self._losses.welcome(client))
+        self._errands.run(self._welcome(client))
+
+    async def _welcome(self, client: Endpoint) -> None:
+        await self._losses.welcome(client)
+        if client.instance is not None:
+            for job in await self._records.held_by(client.instance):
+                if job.kill_requested:
+                    self._errands.run(self._terminator.kill(job))
 
     async def _observed(
         self, client: Endpoint, payload: Payload, observed: "asyncio.Future[Job | None]"
@@ -134,25 +149,41 @@ class Getter:
             return
         if job is None:
             job = await self._settle(client, payload)
+            if job is not None and job.status is Status.PROCESSING:
+                # It was adopted just now.
+                self.on_state(client, payload, b"")
+                return
         if job is not None and job.kill_requested:
             await self._terminator.kill(job)
 
     async def _settle(self, client: Endpoint, payload: Payload) -> Job | None:
         """Have the client drop a payload that nobody waits for any more; else give the job back.
 
-        A payload of a job that this server does not know is left alone.
+        A payload of a job that this server does not know is left alone. A later attempt than this
+        server knows of was sent after the backup was made that it was restored from: the job is
+        taken up where it is now.
         """
         try:
             job = await self._records.get(payload["job"])
         except NotFound:
             log.warning("client %s has a payload of job %d, which is unknown here",
                         client.name, payload["job"])  # fmt: skip
+            client.unknown.add((payload["job"], payload["attempt"]))
             return None
         if job.status in ACTIVE and job.attempt == payload["attempt"]:
             return job
+        if job.attempt < payload["attempt"] and job.status not in TERMINAL:
+            return await self._adopt(client, job, payload["attempt"])
         if job.attempt >= payload["attempt"]:
             await client.acknowledge(payload["job"], payload["attempt"])
         return None
+
+    async def _adopt(self, client: Endpoint, job: Job, attempt: int) -> Job | None:
+        if job.status is not Status.QUEUED:
+            await self._jobs.requeue(job.id, job.attempt, f"attempt {attempt} is at {client.name}")
+        if client.instance is None or client.start is None:
+            return None
+        return await self._jobs.adopt(job.id, attempt, client.instance, client.start, client.name)
 
     # --- the result
 
@@ -160,7 +191,7 @@ class Getter:
         key = (payload["job"], payload["attempt"])
         if key not in self._getting:
             self._getting.add(key)
-            self._spawn(self._take(key, client, payload, result))
+            self._errands.run(self._take(key, client, payload, result))
 
     async def _take(self, key: Key, client: Endpoint, payload: Payload, result: bytes) -> None:
         try:
@@ -179,8 +210,17 @@ class Getter:
         kept: Result | None = None
         if payload["lost"]:
             if (job := await self._settle(client, payload)) is not None:
-                await self._losses.lose(client, job, payload["reason"])
+                lose = self._losses.hand_back if payload["handed_back"] else self._losses.lose
+                await lose(client, job, payload["reason"])
             return
+        if payload["status"] is PayloadStatus.FAILED:
+            job = await self._settle(client, payload)
+            if job is None:
+                return
+            payload = self._blame(job, payload)
+            if payload["fault"] == "infrastructure" and self._losses.may_try_again(job):
+                await self._losses.lose(client, job, payload["reason"])
+                return
         packed = payload["result"]
         if packed is not None and result:
             kept = self._keep_small(payload, result)
@@ -196,13 +236,24 @@ class Getter:
                 except PayloadGone as error:
                     await self._losses.lose(client, job, str(error))
                     return
-        finished = await self._jobs.finish(
-            job_id, attempt, _end(payload), payload=payload["id"], result=kept
-        )
+        end = _end(payload)
+        finished = await self._jobs.finish(job_id, attempt, end, payload=payload["id"], result=kept)
+        if finished is None and await self._settle(client, payload) is not None:
+            # It was adopted just now.
+            finished = await self._jobs.finish(
+                job_id, attempt, end, payload=payload["id"], result=kept
+            )
         if finished is not None:
             await client.acknowledge(job_id, attempt)
-        elif (job := await self._settle(client, payload)) is not None:
-            log.warning("job %d: the end of attempt %d came too late", job.id, attempt)
+
+    def _blame(self, job: Job, payload: Payload) -> Payload:
+        """The end of a payload, with the fault that its service sees in its exit status."""
+        service = self._pool.services.get(job.service)
+        code = payload["exit_code"]
+        if service is None or payload["fault"] != "user" or code not in service.retry_exit_codes:
+            return payload
+        why = f"run.sh ended with exit status {code}, which is in RETRY_EXIT_CODES"
+        return {**payload, "fault": "infrastructure", "reason": why}
 
     def _keep_small(self, payload: Payload, result: bytes) -> Result:
         """A result that came along on the stream; it is stored in the database."""
@@ -262,23 +313,6 @@ class Getter:
         if client.instance is not None:
             problem = f"its result cannot be fetched yet: {reason}"
             await self._jobs.defer(*key, client.instance, payload["id"], problem)
-
-    # ---
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do it now, beside everything else; what goes wrong in it is logged."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(partial(_done, self._tasks))
-
-
-def _done(tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
-    tasks.discard(task)
-    if not task.cancelled() and (error := task.exception()) is not None:
-        if isinstance(error, OrchestratorError):
-            log.warning("the getter could not take a message: %s", error)
-        else:
-            log.error("the getter could not take a message", exc_info=error)
 
 
 def _end(payload: Payload) -> End:

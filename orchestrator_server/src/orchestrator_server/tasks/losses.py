@@ -1,10 +1,12 @@
-"""5, get: what is lost with a client, and what is only out of sight."""
+"""5, get: what is lost with a client, what is only out of sight, and what goes to another."""
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
+from orchestrator_server.clients.directory import Directory
 from orchestrator_server.clients.endpoint import Endpoint
 from orchestrator_server.clients.pool import Pool
 from orchestrator_server.store.job import End, Job
@@ -17,6 +19,23 @@ log = logging.getLogger(__name__)
 
 #: How often an attempt that was lost with its whole client is not counted.
 SPARED_MOST: Final = 2
+#: The most that a client has to be silent for because its job had run for long (seconds).
+RAN_MOST: Final = 86400.0
+#: How much silence counts from one look to the next (seconds): where more time has passed, it was
+#: this server that did not turn.
+STEP_MOST: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """For how long a client may be silent (seconds of this server being up)."""
+
+    #: Then its jobs are Unknown.
+    lost_after: float
+    #: Then they go to others; 0: never.
+    gone_after: float
+    #: Then they have failed; 0: never.
+    give_up_after: float
 
 
 class Losses:
@@ -27,15 +46,21 @@ class Losses:
         jobs: Jobs,
         records: Records,
         pool: Pool,
+        directory: Directory,
         max_attempts: Mapping[str, int],
-        lost_after: float,
+        patience: Patience,
+        wake: Callable[[str], None],
     ) -> None:
+        """`wake` is called with a service of which a job has to go to another client."""
         self._jobs = jobs
         self._records = records
         self._pool = pool
+        self._directory = directory
         self._max_attempts = max_attempts
-        self._lost_after = lost_after
-        #: Since when clients that have jobs do not answer (monotonic seconds).
+        self._patience = patience
+        self._wake = wake
+        self._looked = time.monotonic()
+        #: For how long clients that have jobs do not answer, in this run of the server (seconds).
         self._absent: dict[str, float] = {}
         #: Those that did not for so long that their jobs are Unknown.
         self._lost: set[str] = set()
@@ -48,16 +73,26 @@ class Losses:
                          spare=await self._died_whole(client, job))  # fmt: skip
         await client.acknowledge(job.id, job.attempt)
 
+    async def hand_back(self, client: Endpoint, job: Job, reason: str | None) -> None:
+        """Its client has given an attempt up as it stops: none is used."""
+        await self._jobs.requeue(job.id, job.attempt, f"handed back: {reason or 'it stops'}")
+        await client.acknowledge(job.id, job.attempt)
+
+    def may_try_again(self, job: Job) -> bool:
+        """Whether an attempt of a job may be lost without that being its end."""
+        return job.lost + 1 < self._max_attempts.get(job.service, 1)
+
     async def welcome(self, client: Endpoint) -> None:
         """A client is there, and has told of every payload: what is missing may be lost."""
         if client.instance is None:
             return
+        if self._directory.is_draining(client.instance):
+            await client.hand_back()
         self._absent.pop(client.instance, None)
         if client.instance in self._lost:
             self._lost.discard(client.instance)
             log.info("client %s is back", client.name)
-        for instance in list(self._lost):
-            await self._look_for_replaced(instance)
+            await self._jobs.keep_from_handover(client.instance)
         for job in await self._records.held_by(client.instance):
             if (job.id, job.attempt) in client.told or job.payload is None:
                 continue
@@ -68,31 +103,70 @@ class Losses:
             except ClientUnreachable as error:
                 log.warning("job %d: %s", job.id, error)
 
+    # --- silence
+
     async def look(self) -> None:
-        """What a client holds that has been silent for too long is Unknown."""
+        """What a client has that is silent for too long is Unknown, then another's, then lost."""
         now = time.monotonic()
+        step, self._looked = min(now - self._looked, STEP_MOST), now
         bound = await self._records.bound_instances()
         self._lost.intersection_update(bound)
-        self._absent = {
-            instance: self._absent.get(instance, self._pool.last_seen(instance) or now)
-            for instance in bound
-            if self._pool.at(instance) is None
-        }
-        for instance, since in self._absent.items():
-            if now - since >= self._lost_after and instance not in self._lost:
-                name = self._pool.name(instance)
-                count = await self._jobs.lose_sight(instance, f"{name} does not answer")
-                self._lost.add(instance)
-                log.warning("client %s is lost: %d jobs are Unknown", name, count)
-                await self._look_for_replaced(instance)
+        absent = {instance for instance in bound if self._pool.at(instance) is None}
+        for instance in set(self._absent) - absent:
+            del self._absent[instance]
+        for instance in absent:
+            more = step
+            if instance not in self._absent:
+                # A stream that stood open and silent until now was silent all the while.
+                since = self._pool.last_seen(instance)
+                more = min(now - since, self._patience.lost_after) if since else 0.0
+            self._absent[instance] = self._absent.get(instance, 0.0) + more
+            silence = self._directory.add_silence(instance, more)
+            # Each start of this server gives it time to come.
+            if self._absent[instance] >= self._patience.lost_after:
+                await self._lose_sight(instance)
+                await self._let_go(instance, silence)
 
-    async def _look_for_replaced(self, instance: str) -> None:
-        """What a client held at whose address another answers now is lost."""
+    async def _lose_sight(self, instance: str) -> None:
+        if instance in self._lost:
+            return
+        self._lost.add(instance)
+        name = self._pool.name(instance)
+        count = await self._jobs.lose_sight(instance, f"{name} does not answer")
+        log.warning("client %s is lost: %d jobs are Unknown", name, count)
+
+    async def _let_go(self, instance: str, silence: float) -> None:
+        """Look which jobs of a lost client need not wait for it any more."""
+        known = self._directory.get(instance)
+        by_hand = known is not None and bool(known.gone)
         jobs = await self._records.active_at(instance)
         for job in jobs:
             if self._pool.is_replaced(job):
                 reason = f"another client answers at {job.client}"
                 await self._lose(job, reason, spare=len(jobs) > 1)
+            elif 0 < self._patience.give_up_after <= silence:
+                why = f"its client {job.client} was silent for {silence:.0f} s"
+                end = End(Status.FAILED, fault="infrastructure", reason=why)
+                await self._jobs.finish(job.id, job.attempt, end, lost=True)
+            elif by_hand or self._is_gone(job, silence):
+                await self._hand_over(job)
+
+    def _is_gone(self, job: Job, silence: float) -> bool:
+        """Whether its client has been silent for long enough, and for as long as it had run."""
+        ran = 0.0
+        if job.started_at is not None:
+            ran = job.changed_at - self._patience.lost_after - job.started_at
+        return 0 < self._patience.gone_after <= silence and silence >= min(ran, RAN_MOST)
+
+    async def _hand_over(self, job: Job) -> None:
+        if job.kill_requested:
+            # Nobody is to begin it again.
+            await self._jobs.requeue(job.id, job.attempt, f"terminated: {job.client} is gone")
+        elif not job.handover and await self._jobs.hand_over(job.id, job.attempt):
+            log.warning("client %s is gone: job %d goes to another", job.client, job.id)
+            self._wake(job.service)
+
+    # --- what is lost
 
     async def _died_whole(self, client: Endpoint, job: Job) -> bool:
         """Whether a client has lost several payloads at once, under a new start."""
@@ -110,7 +184,7 @@ class Losses:
         why = f"attempt {job.attempt} was lost: {reason}"
         if spare and job.spared < SPARED_MOST:
             await self._jobs.requeue(job.id, job.attempt, why, spared=True)
-        elif job.lost + 1 < self._max_attempts.get(job.service, 1):
+        elif self.may_try_again(job):
             await self._jobs.requeue(job.id, job.attempt, why, lost=True)
         else:
             end = End(Status.FAILED, fault="infrastructure", reason=why)

@@ -9,8 +9,10 @@ from orchestrator_server.clients.endpoint import Endpoint
 from orchestrator_server.clients.outcomes import (
     NotReceived,
     OutcomeUnknown,
+    Outdated,
     Refused,
     RefusedForNow,
+    SubmitError,
 )
 from orchestrator_server.clients.pool import Pool
 from orchestrator_server.queue.dispatch import dispatch
@@ -65,7 +67,7 @@ class Sender:
         now = time.monotonic()
         if now >= self._look_at:
             self._look_at = now + self._interval
-            services.update(await self._records.services_queued())
+            services.update(await self._records.services_waiting())
             await self._send_again()
         return sum([await self._dispatch(service) for service in sorted(services)])
 
@@ -78,7 +80,7 @@ class Sender:
 
     async def _dispatch(self, service: str) -> int:
         view = self._pool.view(service)
-        if not view.offers:
+        if not view.offers or self._pool.settles(service):
             return 0
         step = partial(
             dispatch,
@@ -106,12 +108,12 @@ class Sender:
                     # The client has told of all it holds, and this job is not among it.
                     await self._jobs.requeue(job.id, job.attempt, "terminated before it was sent")
                 else:
-                    self._begin(job)
+                    self._begin(job, again=True)
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: Job, *, again: bool = False) -> None:
         """Hand over a job in a task of its own: no client waits for another."""
         key = (job.id, job.attempt)
-        self._sending[key] = asyncio.create_task(self._send(job))
+        self._sending[key] = asyncio.create_task(self._send(job, again=again))
         self._sending[key].add_done_callback(partial(self._sent, key))
 
     def _sent(self, key: tuple[int, int], task: asyncio.Task[None]) -> None:
@@ -121,17 +123,26 @@ class Sender:
             traceback = None if isinstance(error, OrchestratorError) else error
             log.error("job %d: its submit failed: %s", key[0], error, exc_info=traceback)
 
-    async def _send(self, job: Job) -> None:
+    async def _send(self, job: Job, *, again: bool) -> None:
         client = self._pool.at(job.instance)
         try:
             await self._submit(job, client)
+        except Outdated as error:
+            await self._requeue(job, error, held=error.held)
         except (NotReceived, RefusedForNow) as error:
-            await self._jobs.requeue(job.id, job.attempt, str(error))
+            if again:
+                # It says nothing of the first submit, which may be on its way yet.
+                log.info("job %d: %s; the same attempt is sent again", job.id, error)
+            else:
+                await self._requeue(job, error)
         except (Refused, InputDamaged) as error:
             end = End(Status.FAILED, fault="infrastructure", reason=str(error))
-            await self._jobs.finish(job.id, job.attempt, end)
+            await self._jobs.finish(job.id, job.attempt, end, unsent=True)
         except OutcomeUnknown as error:
             log.info("job %d: %s; the same attempt is sent again", job.id, error)
+
+    async def _requeue(self, job: Job, error: SubmitError, held: int = 0) -> None:
+        await self._jobs.requeue(job.id, job.attempt, str(error), unsent=True, held=held)
 
     async def _submit(self, job: Job, client: Endpoint | None) -> None:
         if client is None:
@@ -143,4 +154,11 @@ class Sender:
         folder = self._files.input_folder(job.folder)
         if job_input.body is None:
             await asyncio.to_thread(self._files.check_input, job.folder, job_input.sizes)
-        await client.submit(job, job_input, folder)
+        service = self._pool.services.get(job.service)
+        try:
+            await client.submit(job, job_input, folder, service.max_runtime if service else None)
+        except RefusedForNow as error:
+            if error.damaged:
+                # On the way, or before: what lies here must be what was uploaded.
+                await asyncio.to_thread(self._files.verify_input, job.folder, job_input)
+            raise

@@ -59,6 +59,7 @@ CREATE TABLE jobs (
     input_bytes      INTEGER NOT NULL,
     kill_requested   INTEGER NOT NULL DEFAULT 0,
     delete_requested INTEGER NOT NULL DEFAULT 0,
+    handover         INTEGER NOT NULL DEFAULT 0,  -- its client is gone: any other may have it
     idempotency_key  TEXT,
     input_digest     TEXT                         -- of service and files, beside a key only
 ) STRICT;
@@ -70,6 +71,8 @@ CREATE INDEX jobs_by_ref ON jobs (ref) WHERE ref IS NOT NULL;
 CREATE INDEX jobs_by_instance ON jobs (instance, status)
     WHERE status IN ('Processing', 'Submitted', 'Running', 'Unknown');
 CREATE INDEX jobs_queued ON jobs (service, user_id) WHERE status = 'Queued';
+CREATE INDEX jobs_oldest ON jobs (service, id) WHERE status = 'Queued';
+CREATE INDEX jobs_handover ON jobs (service, id) WHERE handover = 1;
 CREATE INDEX jobs_by_folder ON jobs (folder);
 CREATE INDEX jobs_ended ON jobs (service, ended_at)
     WHERE status IN ('Completed', 'Failed', 'Invalid', 'Killed');
@@ -125,6 +128,27 @@ CREATE TABLE queues (
 
 CREATE INDEX queues_next ON queues (service, active, served) WHERE queued > 0;
 
+-- How many jobs of each service are in each state, kept likewise.
+CREATE TABLE states (
+    service TEXT NOT NULL,
+    status  TEXT NOT NULL,
+    jobs    INTEGER NOT NULL CHECK (jobs >= 0),
+    PRIMARY KEY (service, status)
+) STRICT, WITHOUT ROWID;
+
+-- Every client that was ever met, by its instance, as it was then.
+CREATE TABLE clients (
+    instance  TEXT PRIMARY KEY,
+    address   TEXT NOT NULL,
+    service   TEXT,                       -- the only one that it runs jobs of
+    version   TEXT NOT NULL,
+    slots     INTEGER NOT NULL,
+    last_seen REAL NOT NULL,
+    silence_s REAL NOT NULL DEFAULT 0,    -- while this server was up and trying
+    gone      INTEGER NOT NULL DEFAULT 0, -- somebody said so
+    draining  INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+
 -- How many active jobs each client has of each service.
 CREATE TABLE loads (
     instance TEXT NOT NULL,
@@ -143,6 +167,8 @@ BEGIN
                 NEW.attempt, NULL, NULL, NULL);
     INSERT INTO queues (service, user_id, queued) VALUES (NEW.service, NEW.user_id, 1)
         ON CONFLICT (service, user_id) DO UPDATE SET queued = queued + 1;
+    INSERT INTO states (service, status, jobs) VALUES (NEW.service, NEW.status, 1)
+        ON CONFLICT (service, status) DO UPDATE SET jobs = jobs + 1;
 END;
 
 CREATE TRIGGER jobs_change BEFORE UPDATE OF status ON jobs
@@ -165,6 +191,9 @@ BEGIN
             - (OLD.status IN ('Processing', 'Submitted', 'Running', 'Unknown')),
         served = CASE NEW.status WHEN 'Processing' THEN last_insert_rowid() ELSE served END
         WHERE service = NEW.service AND user_id = NEW.user_id;
+    UPDATE states SET jobs = jobs - 1 WHERE service = OLD.service AND status = OLD.status;
+    INSERT INTO states (service, status, jobs) VALUES (NEW.service, NEW.status, 1)
+        ON CONFLICT (service, status) DO UPDATE SET jobs = jobs + 1;
 END;
 
 CREATE TRIGGER jobs_leave_client AFTER UPDATE OF status ON jobs
