@@ -4,14 +4,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import aiohttp
 import pytest
 
-from orchestrator_client import cleaner
 from orchestrator_client.keys import CLEANER, PAYLOADS
-from support.agent import Agent, agent, claim
+from support.agent import Agent, Clocks, agent, claim
 from support.gate import Gate
 from support.limits import run_as_owner
 
@@ -31,20 +29,13 @@ def gate(tmp_path: Path) -> Gate:
     return Gate(tmp_path)
 
 
-class Clock:
-    """The wall clock of the Cleaner, which a test sets."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.ahead = 0.0
-        real = cleaner.time.time  # type: ignore[attr-defined]
-        fake = SimpleNamespace(time=lambda: real() + self.ahead)
-        monkeypatch.setattr(cleaner, "time", fake)
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock that can be set forward."""
-    return Clock(monkeypatch)
+async def clocks(client: Agent) -> Clocks:
+    """The clocks by which the client tells ages."""
+    own = Clocks()
+    client.clock = own.make()
+    await client.restart()
+    return own
 
 
 async def gone(client: Agent) -> None:
@@ -204,7 +195,7 @@ async def test_many_ends_at_once_are_dropped(client: Agent) -> None:
 
 
 async def test_what_nobody_can_acknowledge_is_kept_for_max_age(
-    client: Agent, clock: Clock, gate: Gate
+    client: Agent, clocks: Clocks, gate: Gate
 ) -> None:
     """Counted from its end: for MAX_AGE without a server, for UNCLAIMED_MAX_AGE with one."""
     await client.restart(max_age=2 * DAY, unclaimed_max_age=30 * DAY)
@@ -216,7 +207,7 @@ async def test_what_nobody_can_acknowledge_is_kept_for_max_age(
         pass
 
     async def after(days: float) -> list[int]:
-        clock.ahead = days * DAY
+        clocks.go_to(days * DAY)
         await client.app[CLEANER].run_once()
         statuses = {id: client.app[PAYLOADS].get(id).status for id in (running, anonymous, claimed)}
         return [id for id, status in statuses.items() if status != "Cleaned"]
@@ -229,11 +220,13 @@ async def test_what_nobody_can_acknowledge_is_kept_for_max_age(
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_it_is_remembered_for_thirty_days(client: Agent, clock: Clock, restart: bool) -> None:
+async def test_it_is_remembered_for_thirty_days(
+    client: Agent, clocks: Clocks, restart: bool
+) -> None:
     """From the day on which it was dropped; then a process that never ends forgets it too."""
 
     async def look(days: float) -> str:
-        clock.ahead = days * DAY
+        clocks.go_to(days * DAY)
         if restart:
             await client.restart()
         else:
@@ -243,7 +236,7 @@ async def test_it_is_remembered_for_thirty_days(client: Agent, clock: Clock, res
 
     # It had ended long before it was dropped.
     payload = await client.run("true", job=1)
-    clock.ahead = 20 * DAY
+    clocks.go_to(20 * DAY)
     await client.stream.acknowledge(1)
     await client.stream.state(payload["id"], "Cleaned")
     await gone(client)

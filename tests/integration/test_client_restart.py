@@ -7,6 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from orchestrator_client.keys import RUNNER
 from support.agent import Agent, agent, claim
 from support.gate import Gate
 
@@ -247,4 +248,34 @@ async def test_after_a_reboot_what_was_not_acknowledged_is_lost(client: Agent, g
     assert set(found) == {2, 4, 5, 6}
     assert set(found.values()) == {("Failed", True)}
     assert (await client.try_submit("true", claim(6))).json["id"] == waits["id"]
+    gate.close()
+
+
+@pytest.mark.parametrize(
+    ("cause", "status", "fault", "handed_back"),
+    [("operator", "Killed", "operator", False), ("hand_back", "Failed", "infrastructure", True)],
+)
+async def test_a_wish_outlives_a_reboot(
+    client: Agent, gate: Gate, cause: str, status: str, fault: str, handed_back: bool
+) -> None:
+    """It was fsynced before the first signal, so it is believed where nothing else is."""
+    await client.restart(kill_grace=3600.0)
+    payload = await client.submit(f"trap '{gate.wait}; exit 0' TERM; {gate.wait}")
+    await gate.reached()
+    if cause == "operator":
+        await client.kill(payload["id"])
+    else:
+        await client.app[RUNNER].hand_back(payload["id"], "no reason", 3600.0)
+    await gate.reached()
+    await client.stop()
+    gate.open()
+    await client.supervisor_gone()
+    path = client.control(payload["id"]) / "payload.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "boot": "before"}))
+
+    await client.start()
+    end = await client.stream.ended(payload["id"])
+
+    assert (end["status"], end["fault"]) == (status, fault)
+    assert (end["handed_back"], end["exit_code"]) == (handed_back, None)
     gate.close()

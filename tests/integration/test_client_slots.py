@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from orchestrator_client import supervisor
+from orchestrator_client import processes
 from support.agent import Agent, agent
 from support.gate import Gate
 from support.limits import open_descriptors
@@ -32,7 +32,7 @@ def children(pid: int) -> dict[int, str]:
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         for child in (task / "children").read_text().split():
-            found[int(child)] = supervisor.read_stat(int(child))[0]
+            found[int(child)] = processes.read_stat(int(child))[0]
     return found
 
 

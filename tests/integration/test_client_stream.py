@@ -181,7 +181,7 @@ async def test_the_same_attempt_again_on_the_stream_runs_once(
 
 def header(*files: tuple[str, int], job: int = 7, attempt: int = 1) -> dict[str, Any]:
     """The head of a job on the stream."""
-    named = [{"name": name, "size": size} for name, size in files]
+    named = [{"name": name, "size": size, "sha256": "0" * 64} for name, size in files]
     return {"job": job, "attempt": attempt, "service": "example", "files": named}
 
 

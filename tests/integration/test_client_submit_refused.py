@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from orchestrator_client.keys import INTAKE
+from orchestrator_client.keys import STANDING
 from orchestrator_shared.protocol import (
     H_ATTEMPT,
     H_JOB,
@@ -149,7 +149,7 @@ async def test_a_full_disk_refuses_and_leaves_nothing(
 
 async def test_a_client_that_stops_takes_nothing(client: Agent) -> None:
     """503: the server keeps the job."""
-    client.app[INTAKE].stopping = True
+    client.app[STANDING].leave()
 
     answer = await client.try_submit(SMALL, claim(1))
     await client.stream.submit(2, SMALL)

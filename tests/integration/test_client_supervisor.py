@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from orchestrator_client import supervisor
+from orchestrator_client import processes, run_file, supervisor
 from support.agent import Agent, agent
 from support.gate import Gate
 from support.limits import open_descriptors
@@ -32,7 +32,7 @@ def gate(tmp_path: Path) -> Gate:
 
 def alive(pid: int) -> bool:
     """Whether there is such a process, and it is no zombie."""
-    return supervisor.read_stat(pid)[0] not in ("", "Z", "X")
+    return processes.read_stat(pid)[0] not in ("", "Z", "X")
 
 
 async def test_it_ends_by_itself(client: Agent, gate: Gate) -> None:
@@ -176,7 +176,7 @@ async def test_deaths_cost_no_descriptors_and_leave_no_zombie(client: Agent) -> 
     for _ in range(5):
         pid = client.supervisor_pid()
         os.kill(pid, signal.SIGKILL)
-        while supervisor.read_stat(pid)[0]:
+        while processes.read_stat(pid)[0]:
             await client.portal.get("/live")
         assert (await client.run("true"))["status"] == "Completed"
 
@@ -252,8 +252,8 @@ async def test_a_file_that_cannot_be_read_was_written_all_the_same(tmp_path: Pat
     os.write(descriptor, b'{"boot": "cut sh')
     os.close(descriptor)
 
-    assert supervisor.read_run(str(run)) == {"started": {}}
-    assert supervisor.read_run(str(tmp_path / "none")) == {}
+    assert run_file.read_run(str(run)) == {"started": {}}
+    assert run_file.read_run(str(tmp_path / "none")) == {}
 
 
 async def test_a_long_data_path_works(tmp_path: Path, session: aiohttp.ClientSession) -> None:

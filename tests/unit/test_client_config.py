@@ -1,12 +1,13 @@
 """The settings of orch-client: what the environment says, and what it cannot say."""
 
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from orchestrator_client.config import Config
+from orchestrator_client.config import Config, OnStop
 from orchestrator_shared.errors import SettingError
 
 Read = Callable[..., Config]
@@ -47,6 +48,11 @@ def test_nothing_needs_to_be_set(
         log_level="INFO",
         job_timeout=None,
         kill_grace=10.0,
+        service=None,
+        check=None,
+        on_stop=OnStop.LEAVE,
+        stop_grace=0.0,
+        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
     )
 
 
@@ -72,6 +78,13 @@ def test_nothing_needs_to_be_set(
         ("JOB_TIMEOUT", "", None),
         ("KILL_GRACE", "0", 0.0),
         ("KILL_GRACE", "1m", 60.0),
+        ("SERVICE", "MD-Prep", "md_prep"),
+        ("SERVICE", "", None),
+        ("CHECK", "/opt/check gpu", "/opt/check gpu"),
+        ("ON_STOP", "leave", OnStop.LEAVE),
+        ("ON_STOP", "hand-back", OnStop.HAND_BACK),
+        ("ON_STOP", "finish", OnStop.FINISH),
+        ("STOP_GRACE", "1h", 3600.0),
     ],
 )
 def test_a_setting_is_taken_from_the_environment(
@@ -105,6 +118,8 @@ def test_a_setting_is_taken_from_the_environment(
         ("JOB_TIMEOUT", "1:30"),
         ("KILL_GRACE", "-1"),
         ("KILL_GRACE", "soon"),
+        ("ON_STOP", "restart"),
+        ("STOP_GRACE", "-1"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(read: Read, name: str, value: str) -> None:

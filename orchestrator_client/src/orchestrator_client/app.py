@@ -6,6 +6,7 @@ from aiohttp import web
 
 from orchestrator_client import keys
 from orchestrator_client.api import health, kill, retrieve, stream, submit
+from orchestrator_client.check import Check
 from orchestrator_client.cleaner import Cleaner
 from orchestrator_client.config import Config
 from orchestrator_client.executors.bash import BashExecutor
@@ -16,8 +17,11 @@ from orchestrator_client.load import Load
 from orchestrator_client.payloads import Payload, Payloads
 from orchestrator_client.rebuild import rebuild
 from orchestrator_client.runner import Runner
+from orchestrator_client.standing import Standing
+from orchestrator_client.stopping import Stopping
 from orchestrator_client.streams import Streams
 from orchestrator_shared.answers import errors_become_answers
+from orchestrator_shared.clocks import Clock
 from orchestrator_shared.errors import SettingError
 from orchestrator_shared.protocol import (
     H_INSTANCE,
@@ -33,12 +37,13 @@ from orchestrator_shared.protocol import (
     STREAM,
     SUBMIT,
 )
+from orchestrator_shared.serving import WIND_DOWN
 
 log = logging.getLogger(__name__)
 
 
-def create_app(config: Config) -> web.Application:
-    """The client, ready to be served.
+def create_app(config: Config, clock: Clock | None = None) -> web.Application:
+    """The client, ready to be served; `clock` is that by which it tells ages.
 
     Raises:
         StartError: DATA_PATH is in use or cannot be written.
@@ -49,17 +54,27 @@ def create_app(config: Config) -> web.Application:
     except SettingError:
         identity.release()
         raise
-    executor = BashExecutor(config.data_path, config.kill_grace)
-    runner = Runner(config, payloads, executor)
-    intake = Intake(config, identity, payloads, runner)
-    cleaner = Cleaner(config, payloads, runner)
+    clock = clock or Clock()
+    standing = Standing()
+    executor = BashExecutor(config.data_path, config.kill_grace, config.open_files)
+    runner = Runner(config, payloads, executor, standing, clock)
+    intake = Intake(config, identity, payloads, runner, standing)
+    cleaner = Cleaner(config, payloads, runner, clock)
     load = Load()
-    streams = Streams(config, identity, payloads, runner, load)
-    tasks = (runner.task, cleaner.task, load.task)
+    streams = Streams(config, identity, payloads, runner, load, standing)
+    stopping = Stopping(config, payloads, runner, intake, streams, standing)
+    tasks = [runner.task, cleaner.task, load.task]
+    if config.check is not None:
+        tasks.append(Check(config.check, standing, stopping).task)
 
     def on_change(payload: Payload) -> None:
         streams.publish(payload)
         cleaner.on_change(payload)
+        stopping.on_change()
+
+    def on_standing() -> None:
+        streams.look()
+        runner.task.wake()
 
     app = web.Application(middlewares=[errors_become_answers])
     app[keys.CONFIG] = config
@@ -70,7 +85,10 @@ def create_app(config: Config) -> web.Application:
     app[keys.CLEANER] = cleaner
     app[keys.STREAMS] = streams
     app[keys.LOAD] = load
-    app[keys.HEALTH] = Health(config, identity, runner, tasks)
+    app[keys.STANDING] = standing
+    app[keys.STOPPING] = stopping
+    app[keys.HEALTH] = Health(config, identity, runner, standing, clock, tasks)
+    app[WIND_DOWN] = stopping.wind_down
     _add_routes(app)
 
     async def sign(_request: web.Request, response: web.StreamResponse) -> None:
@@ -78,20 +96,23 @@ def create_app(config: Config) -> web.Application:
         response.headers[H_INSTANCE] = identity.instance
 
     async def start(_app: web.Application) -> None:
-        rebuild(config.data_path, payloads, identity)
+        rebuild(config.data_path, payloads, identity, clock.now())
         cleaner.remember()
         payloads.listener = on_change
+        standing.listener = on_standing
+        runner.stuck_listener = streams.look
         await runner.open()
         for task in tasks:
             await task.start()
         log.info("instance %s, %d slots, %s", identity.instance, config.slots, config.data_path)
 
     async def shut_down(_app: web.Application) -> None:
-        intake.stopping = True
+        standing.leave()
         await streams.close()
 
     async def stop(_app: web.Application) -> None:
-        await load.task.stop()
+        for task in tasks[2:]:
+            await task.stop()
         await runner.close()
         await cleaner.close()
         payloads.close()

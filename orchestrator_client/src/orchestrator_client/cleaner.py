@@ -4,16 +4,14 @@ import asyncio
 import json
 import logging
 import os
-import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 from orchestrator_client.config import Config
-from orchestrator_client.errands import Errands
 from orchestrator_client.payloads import Payload, Payloads
 from orchestrator_client.runner import Runner, has_ended
-from orchestrator_client.workdir import Claim
+from orchestrator_shared.clocks import Clock
+from orchestrator_shared.errands import Errands
 from orchestrator_shared.folders import write_whole
 from orchestrator_shared.tasks import BackgroundTask
 
@@ -30,11 +28,12 @@ CLOSE_PATIENCE: Final = 0.5
 class Cleaner:
     """Remembers what it drops before it removes what says that it was taken."""
 
-    def __init__(self, config: Config, payloads: Payloads, runner: Runner) -> None:
+    def __init__(self, config: Config, payloads: Payloads, runner: Runner, clock: Clock) -> None:
         self.task = BackgroundTask("cleaner", self.run_once, INTERVAL)
         self._config = config
         self._payloads = payloads
         self._runner = runner
+        self._clock = clock
         self._log = config.data_path / "cleaned.jsonl"
         self._unwanted: set[int] = set()
         self._errands = Errands("a payload could not be removed")
@@ -46,7 +45,7 @@ class Cleaner:
         for line in lines:
             try:
                 entry = json.loads(line)
-                if entry["at"] > time.time() - REMEMBERED:
+                if entry["at"] > self._clock.now() - REMEMBERED:
                     self._payloads.insert_cleaned(**entry)
                     kept.append(line.rstrip(b"\n") + b"\n")
             except (ValueError, KeyError, TypeError):
@@ -56,7 +55,9 @@ class Cleaner:
 
     async def run_once(self) -> int:
         """Drop what has been kept for its time; gives back how many that were."""
-        now = time.time()
+        if not self._clock.trusted:
+            return 0
+        now = self._clock.now()
         self._payloads.forget(now - REMEMBERED)
         old = self._payloads.ended_before(
             now - self._config.max_age, now - self._config.unclaimed_max_age
@@ -90,11 +91,17 @@ class Cleaner:
 
     async def _drop(self, payload: Payload) -> None:
         """Remove the files of an ended payload."""
-        now = time.time()
+        now = self._clock.now()
         if self._payloads.set_cleaned(payload.id, now) is None:
             return
-        claim = Claim(payload.server, payload.job, payload.attempt, payload.service)
-        entry = {"id": payload.id, **asdict(claim), "at": now}
+        entry = {
+            "id": payload.id,
+            "server": payload.server,
+            "job": payload.job,
+            "attempt": payload.attempt,
+            "service": payload.service,
+            "at": now,
+        }
         workdir = self._runner.workdir(payload.id)
 
         def remove() -> None:

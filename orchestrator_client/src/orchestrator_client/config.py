@@ -1,13 +1,24 @@
 """The client's settings, from the environment."""
 
 import os
+import resource
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from environs import Env
 
 from orchestrator_shared import settings
+from orchestrator_shared.protocol import service_name
 from orchestrator_shared.settings import read
+
+
+class OnStop(StrEnum):
+    """What becomes of payloads when the client is told to stop (ON_STOP)."""
+
+    LEAVE = "leave"
+    HAND_BACK = "hand-back"
+    FINISH = "finish"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +43,14 @@ class Config:
     log_level: str
     job_timeout: float | None
     kill_grace: float
+    #: The only service whose jobs are taken; None: any.
+    service: str | None = None
+    #: What says whether this machine is fit for work, for `bash -c`.
+    check: str | None = None
+    on_stop: OnStop = OnStop.LEAVE
+    stop_grace: float = 0.0
+    #: How many files a job may open: the soft limit that the client itself was started with.
+    open_files: int = 1024
 
     @classmethod
     def from_env(cls, host: str | None = None, port: str | None = None) -> "Config":
@@ -62,4 +81,16 @@ class Config:
             log_level=read(env, "LOG_LEVEL", settings.log_level, "info"),
             job_timeout=read(env, "JOB_TIMEOUT", settings.optional(settings.interval), ""),
             kill_grace=read(env, "KILL_GRACE", settings.seconds, "10"),
+            service=read(env, "SERVICE", settings.optional(service_name), ""),
+            check=read(env, "CHECK", settings.optional(str), ""),
+            on_stop=read(env, "ON_STOP", _on_stop, "leave"),
+            stop_grace=read(env, "STOP_GRACE", settings.seconds, "0"),
+            open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         )
+
+
+def _on_stop(text: str) -> OnStop:
+    try:
+        return OnStop(text)
+    except ValueError:
+        raise ValueError(f"'{text}' is none of {', '.join(OnStop)}") from None

@@ -10,6 +10,8 @@ from orchestrator_client.intake import Intake
 from orchestrator_client.load import Load
 from orchestrator_client.payloads import Payloads
 from orchestrator_client.runner import Runner
+from orchestrator_client.standing import Standing
+from orchestrator_client.stopping import Stopping
 from orchestrator_client.streams import Streams
 
 CONFIG = web.AppKey("config", Config)
@@ -19,5 +21,7 @@ RUNNER = web.AppKey("runner", Runner)
 INTAKE = web.AppKey("intake", Intake)
 CLEANER = web.AppKey("cleaner", Cleaner)
 STREAMS = web.AppKey("streams", Streams)
+STANDING = web.AppKey("standing", Standing)
+STOPPING = web.AppKey("stopping", Stopping)
 LOAD = web.AppKey("load", Load)
 HEALTH = web.AppKey("health", Health)

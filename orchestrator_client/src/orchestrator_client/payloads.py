@@ -2,7 +2,6 @@
 
 import logging
 import sqlite3
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -49,6 +48,8 @@ class Payload:
     job: int | None
     attempt: int | None
     service: str
+    #: How long it may run (seconds), as far as its service says.
+    limit_s: float | None
     status: PayloadStatus
     pid: int
     killed: bool
@@ -56,6 +57,7 @@ class Payload:
     fault: str | None
     reason: str | None
     lost: bool
+    handed_back: bool
     wall_s: float | None
     cpu_s: float | None
     max_rss: int | None
@@ -85,12 +87,16 @@ class PayloadEnd:
     fault: str | None = None
     reason: str | None = None
     lost: bool = False
+    #: Whether the client gave it up: it is to run elsewhere, or later.
+    handed_back: bool = False
     wall_s: float | None = None
     cpu_s: float | None = None
     max_rss: int | None = None
     stderr_tail: str | None = None
     result_size: int | None = None
     result_sha256: str | None = None
+    #: By the client's Clock (clocks.py).
+    ended_at: float = 0.0
 
 
 class Payloads:
@@ -161,6 +167,10 @@ class Payloads:
         """The one whose turn it is."""
         return self._one("oldest_prepared")
 
+    def unacknowledged(self, server: str) -> int:
+        """How many that have ended a server has not acknowledged yet."""
+        return self._number("unacknowledged", server=server)
+
     def active(self, but_of: str | None = None) -> int:
         """How many are Prepared or Running; without those of one server, if it is named."""
         if but_of is None:
@@ -174,11 +184,23 @@ class Payloads:
     # --- changing: each is one guarded update; None where the state does not allow it
 
     def insert(
-        self, id: int, server: str, job: int | None, attempt: int | None, service: str
+        self,
+        id: int,
+        server: str,
+        job: int | None,
+        attempt: int | None,
+        service: str,
+        limit_s: float | None,
     ) -> Payload:
         """A new payload, Prepared."""
         payload = self._change(
-            "insert", id=id, server=server, job=job, attempt=attempt, service=service
+            "insert",
+            id=id,
+            server=server,
+            job=job,
+            attempt=attempt,
+            service=service,
+            limit_s=limit_s,
         )
         assert payload is not None  # noqa: S101 - an INSERT returns its row or raises
         return payload
@@ -217,11 +239,9 @@ class Payloads:
         """Somebody asked for its end."""
         return self._change("set_killed", id=id)
 
-    def set_ended(self, id: int, end: PayloadEnd, ended_at: float | None = None) -> Payload | None:
+    def set_ended(self, id: int, end: PayloadEnd) -> Payload | None:
         """Its one end, once what belongs to it is packed."""
-        values = {**asdict(end), "status": end.status.value, "lost": int(end.lost)}
-        now = ended_at if ended_at is not None else time.time()
-        return self._change("ended", id=id, ended_at=now, **values)
+        return self._change("ended", id=id, **{**asdict(end), "status": end.status.value})
 
     def set_cleaned(self, id: int, at: float) -> Payload | None:
         """Its files are about to go."""
@@ -287,5 +307,6 @@ def _payload(row: sqlite3.Row) -> Payload:
             "status": PayloadStatus(values["status"]),
             "killed": bool(values["killed"]),
             "lost": bool(values["lost"]),
+            "handed_back": bool(values["handed_back"]),
         }
     )

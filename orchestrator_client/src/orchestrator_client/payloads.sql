@@ -7,6 +7,7 @@ CREATE TABLE payloads (
     job           INTEGER,
     attempt       INTEGER,
     service       TEXT NOT NULL,
+    limit_s       REAL,
     status        TEXT NOT NULL,
     pid           INTEGER NOT NULL DEFAULT 0,
     killed        INTEGER NOT NULL DEFAULT 0,
@@ -14,13 +15,14 @@ CREATE TABLE payloads (
     fault         TEXT,
     reason        TEXT,
     lost          INTEGER NOT NULL DEFAULT 0,
+    handed_back   INTEGER NOT NULL DEFAULT 0,
     wall_s        REAL,
     cpu_s         REAL,
     max_rss       INTEGER,
     stderr_tail   TEXT,
     result_size   INTEGER,
     result_sha256 TEXT,
-    ended_at      REAL                         -- Unix time; once Cleaned, that of its removal
+    ended_at      REAL                         -- by clocks.py; once Cleaned, that of its removal
 ) STRICT;
 CREATE UNIQUE INDEX payloads_by_attempt ON payloads (server, job, attempt)
     WHERE job IS NOT NULL;
@@ -28,8 +30,8 @@ CREATE INDEX payloads_by_status ON payloads (status, id);
 CREATE INDEX payloads_cleaned ON payloads (ended_at) WHERE status = 'Cleaned';
 
 -- name: insert
-INSERT INTO payloads (id, server, job, attempt, service, status)
-    VALUES (:id, :server, :job, :attempt, :service, 'Prepared')
+INSERT INTO payloads (id, server, job, attempt, service, limit_s, status)
+    VALUES (:id, :server, :job, :attempt, :service, :limit_s, 'Prepared')
     RETURNING *;
 
 -- name: insert_cleaned
@@ -68,6 +70,10 @@ SELECT count(*) AS payloads FROM payloads
 -- name: active
 SELECT count(*) AS payloads FROM payloads WHERE status IN ('Prepared', 'Running');
 
+-- name: unacknowledged
+SELECT count(*) AS payloads FROM payloads WHERE server = :server AND job IS NOT NULL
+    AND status IN ('Completed', 'Failed', 'Invalid', 'Killed');
+
 -- name: ended_before
 SELECT * FROM payloads WHERE status IN ('Completed', 'Failed', 'Invalid', 'Killed')
     AND ended_at < CASE server WHEN '' THEN :before ELSE :unclaimed_before END
@@ -85,9 +91,9 @@ UPDATE payloads SET killed = 1 WHERE id = :id AND status IN ('Prepared', 'Runnin
     RETURNING *;
 
 -- name: ended
-UPDATE payloads SET status = :status, pid = 0, killed = max(killed, :status = 'Killed'),
-        exit_code = :exit_code, fault = :fault, reason = :reason, lost = :lost, wall_s = :wall_s,
-        cpu_s = :cpu_s, max_rss = :max_rss, stderr_tail = :stderr_tail,
+UPDATE payloads SET status = :status, pid = 0, killed = (killed OR :status = 'Killed') AND NOT :handed_back,
+        exit_code = :exit_code, fault = :fault, reason = :reason, lost = :lost,
+        handed_back = :handed_back, wall_s = :wall_s, cpu_s = :cpu_s, max_rss = :max_rss, stderr_tail = :stderr_tail,
         result_size = :result_size, result_sha256 = :result_sha256, ended_at = :ended_at
     WHERE id = :id AND status IN ('Prepared', 'Running')
     RETURNING *;

@@ -3,17 +3,27 @@
 import asyncio
 import logging
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from orchestrator_client.config import Config
-from orchestrator_client.errands import Errands
-from orchestrator_client.executors.base import Executor, RunEnd
+from orchestrator_client.executors.base import Executor, Limit, RunEnd
 from orchestrator_client.packers import Packers
 from orchestrator_client.payloads import Payload, PayloadEnd, Payloads
-from orchestrator_client.verdict import KILLED_BEFORE_START, NO_RUN_SH, cannot_be_packed, judge
+from orchestrator_client.standing import Standing
+from orchestrator_client.verdict import (
+    KILLED_BEFORE_START,
+    NO_RUN_SH,
+    cannot_be_packed,
+    handed_back,
+    judge,
+)
 from orchestrator_client.workdir import Workdir
 from orchestrator_shared.answers import NO_SPACE
+from orchestrator_shared.clocks import Clock
+from orchestrator_shared.errands import Errands
 from orchestrator_shared.errors import Transient
 from orchestrator_shared.status import PAYLOAD_ENDED, PayloadStatus
 from orchestrator_shared.tasks import BackgroundTask
@@ -33,11 +43,24 @@ RUN_SH_HEAD: Final = 4096
 class Runner:
     """Starts what is Prepared while slots are free; packs what has ended."""
 
-    def __init__(self, config: Config, payloads: Payloads, executor: Executor) -> None:
+    def __init__(
+        self,
+        config: Config,
+        payloads: Payloads,
+        executor: Executor,
+        standing: Standing,
+        clock: Clock,
+    ) -> None:
         self.task = BackgroundTask("runner", self.run_once, config.runner_interval)
+        #: Payloads that have ended, and of which processes still take a slot.
+        self.stuck: frozenset[int] = frozenset()
+        #: Called when what is stuck changes.
+        self.stuck_listener: Callable[[], None] = lambda: None
         self._config = config
         self._payloads = payloads
         self._executor = executor
+        self._standing = standing
+        self._clock = clock
         #: Payloads whose run.sh takes a slot.
         self._running: set[int] = set()
         #: Payloads that are being sealed: no other end can come to them.
@@ -48,8 +71,8 @@ class Runner:
 
     @property
     def slots_in_use(self) -> int:
-        """How many payloads run."""
-        return len(self._running)
+        """How many are taken by what runs, and by what SIGKILL does not end."""
+        return len(self._running | self.stuck)
 
     async def open(self) -> None:
         """Take up again what an earlier start has begun."""
@@ -70,7 +93,7 @@ class Runner:
     async def run_once(self) -> int:
         """Start what can be started; gives back how many that were."""
         started = 0
-        while len(self._running) < self._config.slots:
+        while self._standing.state == "up" and self.slots_in_use < self._config.slots:
             payload = self._payloads.oldest_prepared()
             if payload is None:
                 break
@@ -93,11 +116,28 @@ class Runner:
         if payload.status is PayloadStatus.PREPARED and not payload.killed:
             self._payloads.set_killed(id)
             await self._seal(id, KILLED_BEFORE_START)
-        elif id in self._running and await self._executor.kill(id, "operator"):
+        elif await self._kill_running(id, "operator", self._config.kill_grace):
             self._payloads.set_killed(id)
         payload = self._payloads.get(id)
         under_way = payload.killed and not has_ended(payload)
         return under_way or payload.status is PayloadStatus.KILLED
+
+    async def hand_back(self, id: int, why: str, grace: float = 0.0) -> None:
+        """End a payload because it is to run elsewhere, or later; nothing is packed of it.
+
+        Where it runs it gets so many seconds between SIGTERM and SIGKILL. One that has, or will
+        have, another end keeps that.
+
+        Raises:
+            Transient: nobody knows; it can be asked again.
+        """
+        payload = self._payloads.get(id)
+        if payload.status is PayloadStatus.PREPARED and not payload.killed:
+            # Before anything is awaited: it does not start any more.
+            self._payloads.set_killed(id)
+            await self._end_unpacked(id, handed_back(why))
+        else:
+            await self._kill_running(id, "hand_back", grace)
 
     async def ended(self, id: int) -> None:
         """Wait until a payload has ended."""
@@ -116,14 +156,26 @@ class Runner:
         self.task.wake()
         self._errands.run(self._judge(id, end))
 
+    def on_stuck(self, ids: frozenset[int]) -> None:
+        """Of these payloads processes are still there after SIGKILL."""
+        for id in ids - self.stuck:
+            log.error("payload %d: its processes outlive SIGKILL, and take a slot", id)
+        self.stuck = ids
+        self.stuck_listener()
+        self.task.wake()
+
     # ---
+
+    async def _kill_running(self, id: int, cause: str, grace: float) -> bool:
+        return id in self._running and await self._executor.kill(id, cause, grace)
 
     async def _start(self, payload: Payload) -> None:
         workdir = self.workdir(payload.id)
         if not workdir.has_run_sh:
-            self._payloads.set_ended(payload.id, NO_RUN_SH)
+            end = self._stamp(NO_RUN_SH)
+            self._set_ended(payload.id, end)
             try:
-                workdir.write_end(NO_RUN_SH)
+                workdir.write_end(end)
             except OSError as error:
                 log.error("payload %d will be found Invalid again: %s", payload.id, error)
             return
@@ -131,10 +183,21 @@ class Runner:
         self._running.add(payload.id)
         try:
             await self._executor.start(
-                workdir, self._environment(payload, workdir), self._config.job_timeout
+                workdir, self._environment(payload, workdir), self._limit(payload)
             )
         except (OSError, Transient) as error:
             self.on_ended(payload.id, RunEnd(error=f"run.sh could not be started: {error}"))
+
+    def _limit(self, payload: Payload) -> Limit | None:
+        limits = [
+            Limit(seconds, whose)
+            for seconds, whose in (
+                (payload.limit_s, "MAX_RUNTIME of its service"),
+                (self._config.job_timeout, "JOB_TIMEOUT"),
+            )
+            if seconds is not None
+        ]
+        return min(limits, key=lambda limit: limit.seconds, default=None)
 
     def _environment(self, payload: Payload, workdir: Workdir) -> dict[str, str]:
         """All that run.sh gets: nothing else of the client's environment."""
@@ -155,8 +218,11 @@ class Runner:
         windows = False
         if end.exit_code:
             windows = await asyncio.to_thread(_has_windows_lines, self.workdir(id))
-        verdict = judge(end, windows_lines=windows, timeout=self._config.job_timeout)
-        await self._seal(id, verdict)
+        verdict = judge(end, windows_lines=windows)
+        if verdict.handed_back:
+            await self._end_unpacked(id, verdict)
+        else:
+            await self._seal(id, verdict)
 
     async def _seal(self, id: int, end: PayloadEnd) -> None:
         """Pack what a payload leaves; only then has it ended."""
@@ -164,13 +230,27 @@ class Runner:
             return
         self._sealing.add(id)
         try:
-            sealed = await self._pack(self.workdir(id), end)
-            self._payloads.set_ended(id, sealed)
+            self._set_ended(id, await self._pack(self.workdir(id), self._stamp(end)))
         finally:
             self._sealing.discard(id)
+        await self._packers.do(self.workdir(id).remove_work)
+
+    async def _end_unpacked(self, id: int, end: PayloadEnd) -> None:
+        """The end of a payload of which nobody wants the files."""
+        end = self._stamp(end)
+        try:
+            await asyncio.to_thread(self.workdir(id).write_end, end)
+        except OSError as error:
+            log.error("payload %d is handed back, if its server hears it now: %s", id, error)
+        self._set_ended(id, end)
+
+    def _set_ended(self, id: int, end: PayloadEnd) -> None:
+        self._payloads.set_ended(id, end)
         if waited_for := self._ends.pop(id, None):
             waited_for.set()
-        await self._packers.do(self.workdir(id).remove_work)
+
+    def _stamp(self, end: PayloadEnd) -> PayloadEnd:
+        return replace(end, ended_at=self._clock.now())
 
     async def _pack(self, workdir: Workdir, end: PayloadEnd) -> PayloadEnd:
         tries = 0
@@ -181,10 +261,10 @@ class Runner:
                 tries += error.errno not in NO_SPACE
                 log.error("payload %d cannot be packed yet: %s", workdir.id, error)
                 if tries == PACK_TRIES:
-                    return workdir.write_end(cannot_be_packed(error))
+                    return workdir.write_end(self._stamp(cannot_be_packed(error)))
             except Exception as error:
                 log.exception("payload %d cannot be packed", workdir.id)
-                return workdir.write_end(cannot_be_packed(error))
+                return workdir.write_end(self._stamp(cannot_be_packed(error)))
             await asyncio.sleep(PACK_AGAIN)
 
 

@@ -4,17 +4,18 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
 from orchestrator_client.config import Config
-from orchestrator_client.errands import Errands
 from orchestrator_client.identity import Identity
 from orchestrator_client.load import Load
 from orchestrator_client.payloads import Payload, Payloads
 from orchestrator_client.runner import Runner
+from orchestrator_client.standing import Standing
 from orchestrator_shared import __version__
+from orchestrator_shared.errands import Errands
 from orchestrator_shared.frames import pack_frame
 from orchestrator_shared.protocol import HEARTBEAT_INTERVAL, INLINE_LIMIT, PROTOCOL
 
@@ -35,8 +36,10 @@ class Stream:
         self._frames: list[bytes] = []
         self._wake = asyncio.Event()
         self._seq = 0
-        self._others: int | None = None
+        #: What the last heartbeat told, but for the load.
+        self._told: dict[str, Any] = {}
         self._next_beat = 0.0
+        self._list_asked = False
 
     def tell(self, payload: Payload) -> None:
         """Tell of a payload, as it will be when its turn comes."""
@@ -46,6 +49,11 @@ class Stream:
     def say(self, frame: bytes) -> None:
         """Say this, after what has gathered before."""
         self._frames.append(frame)
+        self._wake.set()
+
+    def tell_all(self) -> None:
+        """Tell of every payload again."""
+        self._list_asked = True
         self._wake.set()
 
     def look(self) -> None:
@@ -60,20 +68,24 @@ class Stream:
             "version": __version__,
             "instance": streams.identity.instance,
             "start": streams.identity.start,
+            "service": streams.config.service,
             "slots": streams.config.slots,
             "kill_grace": streams.config.kill_grace,
         }
         with contextlib.suppress(ConnectionError):
             await self._socket.send_bytes(pack_frame("hello", hello))
             await self._beat()
-            for payload in streams.payloads.of_server(self.server):
-                await self._send_state(payload.id)
-            await self._socket.send_bytes(pack_frame("listed", {}))
+            await self._list()
             while True:
                 await self._say_all()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout_at(self._next_beat):
                         await self._wake.wait()
+
+    async def _list(self) -> None:
+        for payload in self._streams.payloads.of_server(self.server):
+            await self._send_state(payload.id)
+        await self._socket.send_bytes(pack_frame("listed", {}))
 
     async def _say_all(self) -> None:
         self._wake.clear()
@@ -83,14 +95,17 @@ class Stream:
             await self._send_state(id)
         for frame in frames:
             await self._socket.send_bytes(frame)
-        others = self._streams.payloads.active(but_of=self.server)
-        if others != self._others or asyncio.get_running_loop().time() >= self._next_beat:
+        if self._list_asked:
+            self._list_asked = False
+            await self._list()
+        due = asyncio.get_running_loop().time() >= self._next_beat
+        if due or self._told != self._streams.fares(self.server):
             await self._beat()
 
     async def _beat(self) -> None:
         self._next_beat = asyncio.get_running_loop().time() + HEARTBEAT_INTERVAL
-        self._others = self._streams.payloads.active(but_of=self.server)
-        beat = {"others": self._others, "cpu_load": self._streams.load.percent()}
+        self._told = self._streams.fares(self.server)
+        beat = {**self._told, "cpu_load": self._streams.load.percent()}
         await self._socket.send_bytes(pack_frame("heartbeat", beat))
 
     async def _send_state(self, id: int) -> None:
@@ -117,14 +132,36 @@ class Streams:
         payloads: Payloads,
         runner: Runner,
         load: Load,
+        standing: Standing,
     ) -> None:
         self.config = config
         self.identity = identity
         self.payloads = payloads
         self.runner = runner
         self.load = load
+        self.standing = standing
         self._streams: dict[str, tuple[Stream, web.WebSocketResponse]] = {}
         self._errands = Errands("a stream could not be closed")
+
+    def fares(self, server: str) -> dict[str, Any]:
+        """What a heartbeat tells a server, but for the load."""
+        stuck = len(self.runner.stuck)
+        return {
+            "others": self.payloads.active(but_of=server) + stuck,
+            "stuck": stuck,
+            "state": self.standing.state,
+            "why": self.standing.why,
+        }
+
+    @property
+    def servers(self) -> list[str]:
+        """Whose streams are there."""
+        return list(self._streams)
+
+    def look(self) -> None:
+        """Something has changed that heartbeats tell."""
+        for stream, _ in self._streams.values():
+            stream.look()
 
     def publish(self, payload: Payload) -> None:
         """A payload has changed: tell its server, and the others how busy it makes us."""

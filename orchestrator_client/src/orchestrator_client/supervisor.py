@@ -1,129 +1,60 @@
 """What outlives the client: starts run.sh, and keeps the exit status of each.
 
 One supervisor serves all payloads of a client. It is a small process of its own that imports
-nothing but the standard library, so that it costs little and an upgrade of the client does not
-touch it. It listens on a Unix socket in DATA_PATH for one client at a time, and ends when no
-client is connected and nothing runs.
+nothing but the standard library and its two neighbours, so that it costs little and an upgrade of
+the client does not touch it. It listens on a Unix socket in DATA_PATH for one client at a time, and
+ends when no client is connected and nothing runs.
 
-For each payload it keeps the file `run`, allocated beforehand so that a full disk cannot lose an
-exit status, with three records of fixed length:
-
-    started   {"boot", "pid", "ticks"}    before run.sh begins, then with its process
-    killed    {"cause"}                   before the first signal that somebody asked for
-    ended     {"exit_code", "wall_s", "cpu_s", "max_rss", "error"}
-
-and an exclusive lock on it until nothing of run.sh's process group is left, which run.sh does not
-inherit. Lock held means running: no process id needs to be believed. What has `started` is never
-started again. A supervisor that is killed leaves runs whose end nobody keeps: all of them are in
-its session, and the next supervisor ends them before it serves.
+For each payload it keeps the file `run` (run_file.py), and an exclusive lock on it until nothing of
+run.sh's process group is left, which run.sh does not inherit. Lock held means running: no process
+id needs to be believed. What has `started` is never started again. What outlives its SIGKILL by
+STUCK_AFTER has ended all the same, and is watched as stuck until it is gone. A supervisor that is
+killed leaves runs whose end nobody keeps: all of them are in its session, and the next supervisor
+ends them before it serves.
 
 Messages are lines of JSON. From the client: {"do": "start" | "kill", "id": …, …}. To the client:
-{"say": "hello" | "started" | "ended" | "killing" | "over", "id": …, …}.
+{"say": "hello" | "started" | "ended" | "killing" | "over" | "gone", "id": …, …}.
 """
 
 import contextlib
 import ctypes
 import fcntl
-import functools
 import json
 import math
 import os
+import resource
 import selectors
 import signal
 import socket
-import sys
 import time
 from typing import Any
+
+from orchestrator_client.processes import (
+    boot_id,
+    end_session,
+    identify,
+    oom_counter,
+    read_oom_kills,
+    signal_group,
+)
+from orchestrator_client.run_file import open_run, read_records, write_record
 
 VERSION = 1
 SOCKET_NAME = "supervisor.sock"
 LOCK_NAME = "supervisor.lock"
-RECORD_SIZE = 256
-RECORDS = ("started", "killed", "ended")
 #: How long a fresh supervisor waits for its client (seconds).
 FIRST_PATIENCE = 30.0
 #: How long the client may take nothing of what it is told (seconds) before it is cut off.
 SAY_PATIENCE = 5.0
-#: How long what has been sent SIGKILL is waited for, and how often it is looked at (seconds).
-LEAVE_PATIENCE = 5.0
+#: How often what has been sent SIGKILL is looked at (seconds).
 LEAVE_LOOK = 0.02
+#: How long it is waited for (seconds); then it is stuck, and looked at less often.
+STUCK_AFTER = 60.0
+STUCK_LOOK = 1.0
+#: The exit status of SIGKILL, which a shell passes on from what it has called (128 + 9).
+KILLED = 137
 PR_SET_CHILD_SUBREAPER = 36
 BASH = "/bin/bash"
-
-
-def read_records(descriptor: int) -> dict[str, dict[str, Any]]:
-    """The records of a file `run`. One that cannot be read was written all the same."""
-    found: dict[str, dict[str, Any]] = {}
-    content = os.pread(descriptor, RECORD_SIZE * len(RECORDS), 0)
-    for number, name in enumerate(RECORDS):
-        if text := content[number * RECORD_SIZE :][:RECORD_SIZE].strip(b"\0 \n"):
-            found[name] = {}
-            with contextlib.suppress(ValueError):
-                found[name] = json.loads(text)
-    return found
-
-
-def read_run(path: str, *, wait: bool = False) -> dict[str, dict[str, Any]]:
-    """The records of a file `run`; with `wait` once its lock is free: once it does not run."""
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return {}
-    try:
-        if wait:
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-        return read_records(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_record(descriptor: int, name: str, content: dict[str, Any]) -> None:
-    """Write a record in place: one write, which never needs more room on the disk."""
-    text = json.dumps(content, separators=(",", ":")).encode()
-    text = text[: RECORD_SIZE - 1].ljust(RECORD_SIZE - 1) + b"\n"
-    os.pwrite(descriptor, text, RECORDS.index(name) * RECORD_SIZE)
-
-
-@functools.cache
-def boot_id() -> str:
-    """Which boot of the machine this is."""
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()
-
-
-def read_stat(pid: int) -> tuple[str, int, int]:
-    """State, session and start (in clock ticks since the boot) of a process; zeros for none.
-
-    Fields 3, 6 and 22 of /proc/<pid>/stat (proc_pid_stat(5)), behind a name that may hold anything.
-    """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        return fields[0].decode(), int(fields[3]), int(fields[19])
-    except (OSError, IndexError, ValueError):
-        return "", 0, 0
-
-
-def identify(pid: int) -> dict[str, Any]:
-    """What tells a process from any other that ever had its number."""
-    return {"boot": boot_id(), "pid": pid, "ticks": read_stat(pid)[2]}
-
-
-def end_session(session: int, ticks: int) -> None:
-    """Kill what is left of the session of a process that began then, and wait until it is gone."""
-    if read_stat(session)[2] not in (0, ticks):
-        # The number is another's now: it was free, so nothing of the session was left.
-        return
-    for _ in range(int(LEAVE_PATIENCE / LEAVE_LOOK)):
-        pids = [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()]
-        stats = [(pid, *read_stat(pid)) for pid in pids]
-        left = [pid for pid, state, its, _ in stats if its == session and state not in "ZX"]
-        if not left:
-            return
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(LEAVE_LOOK)
 
 
 class Run:
@@ -135,13 +66,25 @@ class Run:
         self.pid = 0
         self.began = time.monotonic()
         self.cause: str | None = None
+        #: Which limit it is that ends it at `limit_at`, in words.
+        self.limit = ""
         #: How run.sh ended, once it has.
         self.end: dict[str, Any] | None = None
         #: When it has run for too long.
         self.limit_at = math.inf
         self.grace = 0.0
-        #: When SIGKILL follows SIGTERM; after the end, when the rest is waited for no longer.
+        #: When SIGKILL follows SIGTERM; after SIGKILL, when it is waited for no longer.
         self.due_at = math.inf
+        #: Whether SIGKILL has been sent.
+        self.dying = False
+        #: What the kernel had killed before it began.
+        self.oom_kills: int | None = None
+
+    def killed(self) -> dict[str, Any]:
+        """Whose wish its end is: nothing where it is its own."""
+        if self.cause == "limit":
+            return {"cause": self.cause, "limit": self.limit}
+        return {"cause": self.cause} if self.cause else {}
 
 
 class Supervisor:
@@ -154,6 +97,9 @@ class Supervisor:
         self._received = b""
         self._runs: dict[int, Run] = {}
         self._by_pid: dict[int, Run] = {}
+        #: What has ended but for processes that SIGKILL does not end.
+        self._stuck: dict[int, Run] = {}
+        self._oom_counter = oom_counter()
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
         self._wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -164,20 +110,25 @@ class Supervisor:
 
     def run(self) -> None:
         """Serve until there is neither a client nor a run."""
-        while self._client or self._runs or time.monotonic() < self._patience:
+        while self._client or self._holds_any() or time.monotonic() < self._patience:
             for key, _ in self._selector.select(self._timeout()):
                 # A new client may just have taken the place of one that also had something to say.
                 if key.fd in self._selector.get_map():
                     key.data()
             self._do_due()
 
+    def _holds_any(self) -> bool:
+        return bool(self._runs or self._stuck)
+
     def _timeout(self) -> float | None:
         """How long there is nothing to do by itself; there are few runs, so each is looked at."""
         due = min((min(run.limit_at, run.due_at) for run in self._runs.values()), default=math.inf)
-        if not self._client and not self._runs:
+        if not self._client and not self._holds_any():
             due = self._patience
         if any(run.end is not None for run in self._runs.values()):
             due = min(due, time.monotonic() + LEAVE_LOOK)
+        elif self._stuck:
+            due = min(due, time.monotonic() + STUCK_LOOK)
         return None if due == math.inf else max(0.0, due - time.monotonic())
 
     # --- the client
@@ -188,7 +139,7 @@ class Supervisor:
         self._drop_client()
         self._client = connection
         self._selector.register(connection, selectors.EVENT_READ, self._hear)
-        self._say("hello", 0, version=VERSION, running=list(self._runs))
+        self._say("hello", 0, version=VERSION, running=list(self._runs), stuck=list(self._stuck))
 
     def _drop_client(self) -> None:
         if self._client is not None:
@@ -231,18 +182,19 @@ class Supervisor:
             self._say("started", id, pid=self._runs[id].pid)
             return
         try:
-            run = Run(id, _open_run(order["run"]))
+            run = Run(id, open_run(order["run"]))
         except OSError as error:
             self._say("ended", id, error=f"run.sh could not be started: {error.strerror}")
             return
         before = read_records(run.descriptor)
         if "started" in before:
             os.close(run.descriptor)
-            cause = before.get("killed", {}).get("cause")
-            self._say("ended", id, cause=cause, **(before.get("ended") or {"lost": True}))
+            end = before.get("ended") or {"lost": True}
+            self._say("ended", id, **before.get("killed", {}), **end)
             return
         write_record(run.descriptor, "started", identify(0))
         self._runs[id] = run
+        run.oom_kills = read_oom_kills(self._oom_counter)
         try:
             run.pid = self._spawn(order)
         except OSError as error:
@@ -252,6 +204,7 @@ class Supervisor:
         self._by_pid[run.pid] = run
         if order["timeout"] is not None:
             run.limit_at = run.began + order["timeout"]
+            run.limit = order["limit"]
             run.grace = order["grace"]
         self._say("started", id, pid=run.pid)
 
@@ -284,9 +237,9 @@ class Supervisor:
             return
         if run.cause is None:
             run.cause = cause
-            write_record(run.descriptor, "killed", {"cause": cause})
+            write_record(run.descriptor, "killed", run.killed())
             os.fsync(run.descriptor)
-            _signal_group(run.pid, signal.SIGTERM)
+            signal_group(run.pid, signal.SIGTERM)
             run.limit_at = math.inf
             run.due_at = time.monotonic() + grace
         self._say("killing", id)
@@ -294,14 +247,35 @@ class Supervisor:
     def _do_due(self) -> None:
         now = time.monotonic()
         for run in list(self._runs.values()):
-            if run.end is not None:
-                if now >= run.due_at or not _signal_group(run.pid, 0):
-                    self._let_go(run)
+            if run.end is not None and not signal_group(run.pid, 0):
+                self._let_go(run)
             elif now >= run.due_at:
-                run.due_at = math.inf
-                _signal_group(run.pid, signal.SIGKILL)
+                if run.dying:
+                    self._give_up(run)
+                else:
+                    self._send_sigkill(run)
             elif now >= run.limit_at:
                 self._kill(run.id, "limit", run.grace)
+        for run in list(self._stuck.values()):
+            if run.pid not in self._by_pid and not signal_group(run.pid, 0):
+                del self._stuck[run.id]
+                self._say("gone", run.id)
+
+    def _send_sigkill(self, run: Run) -> None:
+        run.limit_at = math.inf
+        if not run.dying:
+            run.dying = True
+            run.due_at = time.monotonic() + STUCK_AFTER
+        signal_group(run.pid, signal.SIGKILL)
+
+    def _give_up(self, run: Run) -> None:
+        """What SIGKILL has not ended is none of the payload's any more, but takes its slot."""
+        if run.end is None:
+            run.end = {"exit_code": None, "signal": None, "error": None}
+        run.end["stuck"] = True
+        write_record(run.descriptor, "ended", run.end)
+        self._stuck[run.id] = run
+        self._let_go(run)
 
     def _reap(self) -> None:
         os.read(self._wake, 4096)
@@ -315,9 +289,9 @@ class Supervisor:
                 return
             run = self._by_pid.pop(found.si_pid, None)
             if run is not None:
-                _signal_group(run.pid, signal.SIGKILL)
+                self._send_sigkill(run)
             _, status, usage = os.wait4(found.si_pid, 0)
-            if run is not None:
+            if run is not None and run.id not in self._stuck:
                 cpu_s = round(usage.ru_utime + usage.ru_stime, 6)
                 self._end(run, status, None, cpu_s=cpu_s, max_rss=usage.ru_maxrss * 1024)
 
@@ -329,14 +303,19 @@ class Supervisor:
             run.end["exit_code"] = code if code >= 0 else 128 - code
             run.end["signal"] = -code if code < 0 else None
             run.end["wall_s"] = round(time.monotonic() - run.began, 6)
+            if run.end["exit_code"] == KILLED and run.cause is None:
+                run.end["oom"] = self._memory_ran_out(run)
         write_record(run.descriptor, "ended", run.end)
-        run.due_at = time.monotonic() + LEAVE_PATIENCE
-        if not run.pid or not _signal_group(run.pid, 0):
+        if not run.pid or not signal_group(run.pid, 0):
             self._let_go(run)
+
+    def _memory_ran_out(self, run: Run) -> bool:
+        kills = read_oom_kills(self._oom_counter)
+        return kills is not None and run.oom_kills is not None and kills > run.oom_kills
 
     def _let_go(self, run: Run) -> None:
         del self._runs[run.id]
-        self._say("ended", run.id, cause=run.cause, **(run.end or {}))
+        self._say("ended", run.id, **run.killed(), **(run.end or {}))
         os.fsync(run.descriptor)
         os.close(run.descriptor)
 
@@ -345,33 +324,16 @@ _ALL_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
-def _open_run(path: str) -> int:
-    """Open a file `run`, with its lock and with room for what will be written to it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_size == 0:
-            os.posix_fallocate(descriptor, 0, RECORD_SIZE * len(RECORDS))
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+def main(data_path: str, open_files: int, ready: int) -> None:
+    """Serve the client of this DATA_PATH; `ready` is closed once it can connect.
 
-
-def _signal_group(group: int, number: int) -> bool:
-    """Signal a process group; False if nothing of it is left."""
-    with contextlib.suppress(PermissionError):  # It is there, as somebody else by now.
-        try:
-            os.killpg(group, number)
-        except ProcessLookupError:
-            return False
-    return True
-
-
-def main(data_path: str, ready: int) -> None:
-    """Serve the client of this DATA_PATH; `ready` is closed once it can connect."""
+    `open_files` is the soft limit of jobs, which the client has raised for itself.
+    """
     os.chdir(data_path)
     os.umask(0o077)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError):  # Somebody has lowered the hard one meanwhile.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, hard))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # What a job leaves behind is collected here, whoever is process 1.
@@ -393,7 +355,3 @@ def main(data_path: str, ready: int) -> None:
     supervisor.run()
     os.unlink(SOCKET_NAME)  # noqa: PTH108
     os.ftruncate(lock, 0)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))

@@ -6,12 +6,26 @@ from orchestrator_client.executors.base import RunEnd
 from orchestrator_client.payloads import PayloadEnd
 from orchestrator_shared.status import PayloadStatus
 
+#: Why a payload that runs is handed back.
+STOPPED = "the client stopped"
 NO_RUN_SH = PayloadEnd(
     PayloadStatus.INVALID, fault="user", reason="there is no run.sh among its files"
 )
 KILLED_BEFORE_START = PayloadEnd(
     PayloadStatus.KILLED, fault="operator", reason="terminated before it was started"
 )
+
+
+def handed_back(why: str) -> PayloadEnd:
+    """The end of a payload that the client gives up: it is to run elsewhere, or later."""
+    return PayloadEnd(
+        PayloadStatus.FAILED,
+        fault="infrastructure",
+        reason=why,
+        lost=True,
+        handed_back=True,
+    )
+
 
 LOST_WITH_MACHINE = PayloadEnd(
     PayloadStatus.FAILED,
@@ -27,9 +41,13 @@ def cannot_be_packed(problem: object) -> PayloadEnd:
     return PayloadEnd(PayloadStatus.FAILED, fault="infrastructure", reason=reason, lost=True)
 
 
-def judge(end: RunEnd, *, windows_lines: bool, timeout: float | None) -> PayloadEnd:
+def judge(end: RunEnd, *, windows_lines: bool) -> PayloadEnd:
     """The end of a payload; `windows_lines`: whether run.sh has CRLF line ends."""
-    status, fault, reason = _verdict(end, windows_lines, timeout)
+    if end.cause == "hand_back":
+        return handed_back(STOPPED)
+    status, fault, reason = _verdict(end, windows_lines)
+    if end.stuck:
+        reason += "; processes of it are still there after SIGKILL"
     return PayloadEnd(
         status,
         exit_code=end.exit_code,
@@ -42,14 +60,11 @@ def judge(end: RunEnd, *, windows_lines: bool, timeout: float | None) -> Payload
     )
 
 
-def _verdict(
-    end: RunEnd, windows_lines: bool, timeout: float | None
-) -> tuple[PayloadStatus, str | None, str]:
+def _verdict(end: RunEnd, windows_lines: bool) -> tuple[PayloadStatus, str | None, str]:
     if end.cause == "operator":
         return PayloadStatus.KILLED, "operator", "terminated on request"
     if end.cause == "limit":
-        limit = f"{timeout:g} s (JOB_TIMEOUT)" if timeout else "JOB_TIMEOUT allowed"
-        return PayloadStatus.FAILED, "limit", f"run.sh ran longer than {limit}"
+        return PayloadStatus.FAILED, "limit", f"run.sh ran longer than {end.limit}"
     if end.lost:
         reason = "its machine or its supervisor went down while it ran"
         return PayloadStatus.FAILED, "infrastructure", reason
@@ -57,6 +72,9 @@ def _verdict(
         return PayloadStatus.FAILED, "infrastructure", end.error
     if end.exit_code == 0:
         return PayloadStatus.COMPLETED, None, "run.sh ended with 0"
+    if end.oom:
+        reason = "out of memory: the system killed it (SIGKILL)"
+        return PayloadStatus.FAILED, "limit", reason
     if end.signal == signal.SIGKILL:
         reason = "run.sh was killed from outside (SIGKILL)"
         return PayloadStatus.FAILED, "infrastructure", reason

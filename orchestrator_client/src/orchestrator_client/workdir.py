@@ -12,14 +12,13 @@ what the client knows of it.
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator_client.payloads import PayloadEnd
-from orchestrator_client.supervisor import boot_id
+from orchestrator_client.processes import boot_id
 from orchestrator_shared.archive import pack_directory
 from orchestrator_shared.folders import remove_tree, write_whole
 from orchestrator_shared.protocol import STDERR_TAIL
@@ -34,6 +33,8 @@ class Claim:
     job: int | None
     attempt: int | None
     service: str
+    #: How long the attempt may run (seconds); None: as long as it likes.
+    limit_s: float | None = None
 
 
 class Workdir:
@@ -135,16 +136,16 @@ class Workdir:
 
     def write_end(self, end: PayloadEnd) -> PayloadEnd:
         """Write down an end: from now on nothing else can become of the payload."""
-        content = {**asdict(end), "ended_at": time.time()}
-        write_whole(self.control / "end.json", json.dumps(content).encode(), durable=False)
+        # A client often hands back as its machine goes down.
+        content = json.dumps(asdict(end)).encode()
+        write_whole(self.control / "end.json", content, durable=end.handed_back)
         return end
 
-    def read_end(self) -> tuple[PayloadEnd, float] | None:
-        """The end that was written down, and when; None if there is none yet."""
+    def read_end(self) -> PayloadEnd | None:
+        """The end that was written down; None if there is none yet."""
         try:
             content: dict[str, Any] = json.loads((self.control / "end.json").read_bytes())
-            ended_at: float = content.pop("ended_at")
-            return PayloadEnd(**{**content, "status": PayloadStatus(content["status"])}), ended_at
+            return PayloadEnd(**{**content, "status": PayloadStatus(content["status"])})
         except (OSError, ValueError, TypeError, KeyError):
             return None
 

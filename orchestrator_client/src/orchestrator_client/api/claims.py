@@ -1,5 +1,7 @@
 """Who asks, and for what: the headers of a server."""
 
+import math
+
 from aiohttp import web
 
 from orchestrator_client.keys import PAYLOADS, RUNNER
@@ -9,6 +11,7 @@ from orchestrator_shared.errors import NotFound, NotUsable
 from orchestrator_shared.protocol import (
     H_ATTEMPT,
     H_JOB,
+    H_LIMIT,
     H_PROTOCOL,
     H_SERVER,
     H_SERVICE,
@@ -30,7 +33,8 @@ def read_claim(request: web.Request) -> Claim:
     server = headers.get(H_SERVER, "")
     if (job is None) != (attempt is None) or (job is not None and not server):
         raise NotUsable(problem=f"{H_SERVER}, {H_JOB} and {H_ATTEMPT} go together")
-    return Claim(server, job, attempt, service_name(headers.get(H_SERVICE, "")))
+    service = service_name(headers.get(H_SERVICE, ""))
+    return Claim(server, job, attempt, service, _seconds(request, H_LIMIT))
 
 
 def find_payload(request: web.Request) -> Payload:
@@ -61,6 +65,25 @@ def check_number(name: str, number: int) -> None:
     """
     if not 0 <= number < 2**63:
         raise NotUsable(problem=f"{name} is not between 0 and {2**63 - 1}")
+
+
+def check_limit(limit_s: float | None) -> float | None:
+    """Refuse a limit that nothing can keep.
+
+    Raises:
+        NotUsable: that is so.
+    """
+    if limit_s is not None and not 0 < limit_s < math.inf:
+        raise NotUsable(problem=f"{limit_s} seconds are no limit")
+    return limit_s
+
+
+def _seconds(request: web.Request, name: str) -> float | None:
+    text = request.headers.get(name)
+    try:
+        return check_limit(float(text) if text is not None else None)
+    except ValueError:
+        raise NotUsable(problem=f"the header {name} is no number") from None
 
 
 def _number(request: web.Request, name: str) -> int | None:

@@ -1,18 +1,28 @@
 """The stream: a server follows its payloads, hands over small jobs, and acknowledges ends."""
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from orchestrator_client.api.claims import check_number, read_claim
-from orchestrator_client.errands import Errands
-from orchestrator_client.keys import CLEANER, INTAKE, STREAMS
+from orchestrator_client.api.claims import check_limit, check_number, read_claim
+from orchestrator_client.keys import CLEANER, INTAKE, STOPPING, STREAMS
 from orchestrator_client.streams import Stream
 from orchestrator_client.workdir import Claim
 from orchestrator_shared.answers import NO_SPACE
-from orchestrator_shared.errors import NoSpace, NotUsable, OrchestratorError, Transient
+from orchestrator_shared.digests import check_digest
+from orchestrator_shared.errands import Errands
+from orchestrator_shared.errors import (
+    DamagedOnTheWay,
+    NoSpace,
+    NotUsable,
+    OlderAttempt,
+    OrchestratorError,
+    OtherService,
+    Transient,
+)
 from orchestrator_shared.frames import pack_frame, unpack_frame
 from orchestrator_shared.multipart import check_name
 from orchestrator_shared.protocol import FRAME_LIMIT, H_SERVER, service_name
@@ -41,6 +51,10 @@ async def stream(request: web.Request) -> web.WebSocketResponse:
         elif kind == "acknowledge":
             cleaner = request.app[CLEANER]
             errands.run(cleaner.acknowledge(server, header["job"], header["attempt"]))
+        elif kind == "list":
+            stream.tell_all()
+        elif kind == "hand_back":
+            errands.run(request.app[STOPPING].drain(server))
 
     await request.app[STREAMS].serve(socket, server, hear)
     return socket
@@ -51,7 +65,7 @@ async def _submit(
 ) -> None:
     """Take a small job; its state, or why it is refused, goes back on the stream."""
     service = service_name(header["service"])
-    claim = Claim(stream.server, header["job"], header["attempt"], service)
+    claim = Claim(stream.server, header["job"], header["attempt"], service, header["limit_s"])
     files = [(file["name"], file["size"]) for file in header["files"]]
 
     def place(folder: Path) -> None:
@@ -62,8 +76,10 @@ async def _submit(
         refusal = {
             "job": header["job"],
             "attempt": header["attempt"],
-            "transient": isinstance(error, Transient),
+            "transient": isinstance(error, Transient | OtherService | DamagedOnTheWay),
             "disk": isinstance(error, NoSpace),
+            "damaged": isinstance(error, DamagedOnTheWay),
+            "held": error.details["held"] if isinstance(error, OlderAttempt) else None,
             "message": str(error),
         }
         stream.say(pack_frame("refused", refusal))
@@ -71,7 +87,9 @@ async def _submit(
     try:
         check_number("job", header["job"])
         check_number("attempt", header["attempt"])
+        check_limit(claim.limit_s)
         _check_files(files, body)
+        _check_digests(header["files"], body)
         payload = await app[INTAKE].take(claim, place)
     except OrchestratorError as error:
         refuse(error)
@@ -81,6 +99,14 @@ async def _submit(
         refuse(NoSpace(problem=problem) if full else Transient(problem=problem))
     else:
         stream.tell(payload)
+
+
+def _check_digests(files: list[dict[str, Any]], body: bytes) -> None:
+    start = 0
+    for file in files:
+        content = body[start : start + file["size"]]
+        check_digest(file["name"], hashlib.sha256(content).hexdigest(), file["sha256"])
+        start += file["size"]
 
 
 def _check_files(files: list[tuple[str, int]], body: bytes) -> None:

@@ -8,18 +8,22 @@ from aiohttp import web
 
 from orchestrator_client.api.claims import payload_answer, read_claim
 from orchestrator_client.keys import CONFIG, INTAKE
-from orchestrator_shared.errors import BadUpload
+from orchestrator_shared.answers import answer
+from orchestrator_shared.errors import BadUpload, OlderAttempt
+from orchestrator_shared.protocol import H_ATTEMPT
 from orchestrator_shared.uploads import Upload, receive_upload, write_inline
 
 
 async def submit(request: web.Request) -> web.Response:
-    """POST /submit."""
+    """POST /submit; 409 names the attempt that is held, where that is why."""
     claim = read_claim(request)
     upload = await receive_upload(request, request.app[CONFIG].data_path / "tmp", sys.maxsize)
     try:
         if not upload.files:
             raise BadUpload(problem="it has no file")
         payload = await request.app[INTAKE].take(claim, lambda folder: place(upload, folder))
+    except OlderAttempt as error:
+        return answer(409, str(error), headers={H_ATTEMPT: str(error.details["held"])})
     finally:
         await asyncio.to_thread(upload.discard)
     return payload_answer(request, payload)

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from orchestrator_client import supervisor
-from orchestrator_client.errands import Errands
-from orchestrator_client.executors.base import Listener, RunEnd
+from orchestrator_client.executors.base import Limit, Listener, RunEnd
+from orchestrator_client.processes import boot_id
+from orchestrator_client.run_file import read_run
 from orchestrator_client.workdir import Workdir
+from orchestrator_shared.errands import Errands
 from orchestrator_shared.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -30,17 +32,26 @@ START_PATIENCE: Final = 20.0
 RECOVER_AGAIN: Final = 1.0
 #: The file descriptor over which a new supervisor says that it can be connected to.
 READY_FD: Final = 3
+#: A supervisor as a process: without what is installed beside us, but for where we are ourselves.
+SUPERVISE: Final = (
+    "import sys; sys.path.append(sys.argv[1]); from orchestrator_client.supervisor import main; "
+    "main(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))"
+)
 
 
 class BashExecutor:
     """Talks to the supervisor of this DATA_PATH, and starts it where there is none."""
 
-    def __init__(self, data_path: Path, kill_grace: float) -> None:
+    def __init__(self, data_path: Path, kill_grace: float, open_files: int) -> None:
+        """Kill what runs too long with this grace (seconds); jobs may open so many files."""
         self._data_path = data_path
         self._kill_grace = kill_grace
+        self._open_files = open_files
         self._listener: Listener | None = None
         #: What runs, as far as is known here.
         self._workdirs: dict[int, Workdir] = {}
+        #: What has ended but for processes that are still there.
+        self._stuck: frozenset[int] = frozenset()
         self._kills: dict[int, asyncio.Future[bool]] = {}
         self._writer: asyncio.StreamWriter | None = None
         #: Orders go out one after the other: no kill overtakes the start it is about.
@@ -51,12 +62,16 @@ class BashExecutor:
         """See Executor."""
         self._listener = listener
         self._workdirs.update(running)
-        if running:
-            async with self._ordering:
+        async with self._ordering:
+            if running:
                 await self._connect()
+            else:
+                # One that is there without a client has something that is stuck.
+                with contextlib.suppress(OSError):
+                    await self._connect_once()
 
     async def start(
-        self, workdir: Workdir, environment: Mapping[str, str], limit_s: float | None
+        self, workdir: Workdir, environment: Mapping[str, str], limit: Limit | None
     ) -> None:
         """See Executor."""
         async with self._ordering:
@@ -73,18 +88,19 @@ class BashExecutor:
                     "stdout": str(workdir.stdout),
                     "stderr": str(workdir.stderr),
                     "env": dict(environment),
-                    "timeout": limit_s,
+                    "timeout": limit.seconds if limit else None,
+                    "limit": str(limit) if limit else "",
                     "grace": self._kill_grace,
                 },
             )
 
-    async def kill(self, id: int, cause: str) -> bool:
+    async def kill(self, id: int, cause: str, grace: float) -> bool:
         """See Executor."""
         async with self._ordering:
             if id in self._workdirs and id not in self._kills:
                 writer = await self._connect()
                 self._kills[id] = asyncio.get_running_loop().create_future()
-                order = {"do": "kill", "id": id, "cause": cause, "grace": self._kill_grace}
+                order = {"do": "kill", "id": id, "cause": cause, "grace": grace}
                 await _order(writer, order)
             answer = self._kills.get(id)
         return answer is not None and await asyncio.shield(answer)
@@ -124,6 +140,7 @@ class BashExecutor:
             writer.close()
             return
         self._writer = writer
+        self._set_stuck(frozenset(hello.get("stuck", ())))
         gone = [id for id in self._workdirs if id not in hello["running"]]
         self._errands.run(self._read(reader, writer))
         for id in gone:
@@ -139,7 +156,13 @@ class BashExecutor:
             ):
                 pid = os.posix_spawn(
                     sys.executable,
-                    [sys.executable, "-I", "-S", supervisor.__file__, str(self._data_path), "3"],
+                    [
+                        *(sys.executable, "-I", "-S", "-c", SUPERVISE),
+                        str(Path(supervisor.__file__).parents[1]),
+                        str(self._data_path),
+                        str(self._open_files),
+                        str(READY_FD),
+                    ],
                     {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
                     file_actions=[
                         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
@@ -175,6 +198,8 @@ class BashExecutor:
         for answer in self._kills.values():
             answer.set_exception(gone)
         self._kills.clear()
+        # The next one ends what is left in the session of this one.
+        self._set_stuck(frozenset())
         while self._workdirs:
             try:
                 async with self._ordering:
@@ -190,7 +215,12 @@ class BashExecutor:
         if what == "started":
             self._listener.on_started(id, message["pid"])
         elif what == "ended":
-            self._ended(id, RunEnd(**message))
+            end = RunEnd(**message)
+            if end.stuck:
+                self._set_stuck(self._stuck | {id})
+            self._ended(id, end)
+        elif what == "gone":
+            self._set_stuck(self._stuck - {id})
         elif (answer := self._kills.pop(id, None)) is not None:
             answer.set_result(what == "killing")
 
@@ -199,19 +229,22 @@ class BashExecutor:
         if self._workdirs.pop(id, None) is not None:
             self._listener.on_ended(id, end)
 
+    def _set_stuck(self, ids: frozenset[int]) -> None:
+        assert self._listener is not None  # noqa: S101 - open() set it
+        if ids != self._stuck:
+            self._stuck = ids
+            self._listener.on_stuck(ids)
+
     async def _look_at(self, id: int) -> None:
         """A payload that no supervisor has: its file says how it ended, or that it is lost."""
         path = str(self._workdirs[id].run)
         # A supervisor that was killed may hold its locks for a moment longer.
-        records = await asyncio.to_thread(supervisor.read_run, path, wait=True)
-        cause = records.get("killed", {}).get("cause")
-        if records.get("started", {}).get("boot") != supervisor.boot_id():
-            # What a job wrote before a power cut may be cut short, whatever its exit status.
-            self._ended(id, RunEnd(lost=True, cause=cause))
-        elif "ended" in records:
-            self._ended(id, RunEnd(cause=cause, **records["ended"]))
-        else:
-            self._ended(id, RunEnd(lost=True, cause=cause))
+        records = await asyncio.to_thread(read_run, path, wait=True)
+        killed = records.get("killed", {})
+        # What a job wrote before a power cut may be cut short, whatever its exit status.
+        same_boot = records.get("started", {}).get("boot") == boot_id()
+        end = records.get("ended") if same_boot else None
+        self._ended(id, RunEnd(**killed, **(end or {"lost": True})))
 
 
 def _strays() -> list[int]:
