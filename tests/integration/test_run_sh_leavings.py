@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from orchestrator_client import supervisor
+from orchestrator_client import processes
 from support.agent import Agent, agent
 from support.gate import Gate
 
@@ -23,7 +23,7 @@ async def client(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterato
 
 def alive(pid: int) -> bool:
     """Whether there is such a process, and it is no zombie."""
-    return supervisor.read_stat(pid)[0] not in ("", "Z", "X")
+    return processes.read_stat(pid)[0] not in ("", "Z", "X")
 
 
 @pytest.mark.parametrize(

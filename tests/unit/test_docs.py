@@ -16,7 +16,7 @@ from orchestrator_client import app as client_app
 from orchestrator_client import config as client_config
 from orchestrator_server import app as server_app
 from orchestrator_server import config as server_config
-from orchestrator_shared.protocol import JobSchema, WaitingSchema
+from orchestrator_shared.portal import JobSchema, WaitingSchema
 from orchestrator_shared.status import PAYLOAD_TRANSITIONS, TRANSITIONS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,12 +1,18 @@
-"""Small disks of the tests' own, that are full when a test wants them to be."""
+"""What happens to files: small disks that are full when a test wants them to be, files that may
+not grow, a database that somebody else locks."""
 
+import asyncio
 import contextlib
 import os
+import resource
+import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+
+from support.processes import Program
 
 
 class Disk:
@@ -44,3 +50,31 @@ def small_disk(path: Path, megabytes: int) -> Iterator[Disk]:
         yield Disk(path)
     finally:
         subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+@contextlib.contextmanager
+def files_end_at(program: Program, size: int) -> Iterator[None]:
+    """Whatever this program writes behind so many bytes of a file fails (EFBIG)."""
+    pid = program.pid
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        if not program.has_ended:
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.asynccontextmanager
+async def locked(database: Path) -> AsyncIterator[None]:
+    """Nobody else writes to it meanwhile: as while somebody uses sqlite3 on the command line."""
+    connection = sqlite3.connect(
+        database, isolation_level=None, timeout=30, check_same_thread=False
+    )
+    try:
+        await asyncio.to_thread(connection.execute, "BEGIN EXCLUSIVE")
+        yield
+        connection.execute("ROLLBACK")
+    finally:
+        connection.close()

@@ -1,12 +1,11 @@
 """Somebody else locks the database: who asks waits, and nothing that was answered is lost."""
 
 import asyncio
-import sqlite3
-import threading
 from pathlib import Path
 
 import pytest
 
+from acceptance.faults.disks import locked
 from acceptance.faults.load import load
 from acceptance.faults.world import PATIENCE, SCALE, eventually, world
 
@@ -16,25 +15,13 @@ pytestmark = pytest.mark.timeout(60 + 2 * PATIENCE)
 LOCKED = 2.0 if SCALE == 1 else 10.0
 
 
-def lock(path: Path, seconds: float, locked: threading.Event) -> None:
-    """What a backup program does, or somebody with sqlite3 on the command line."""
-    connection = sqlite3.connect(path, isolation_level=None, timeout=10)
-    try:
-        connection.execute("BEGIN EXCLUSIVE")
-        locked.set()
-        threading.Event().wait(seconds)
-        connection.execute("ROLLBACK")
-    finally:
-        connection.close()
-
-
 async def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
     """Under load, with jobs that run and end meanwhile."""
     async with world(tmp_path, server={"SERVICE_EXAMPLE_MAX_ATTEMPTS": "1"}) as there:
         uploading = asyncio.create_task(load(there, 24 * SCALE))
         await eventually(lambda: there.checker.changes() > 10)
-        locked = threading.Event()
-        await asyncio.to_thread(lock, there.checker.database, LOCKED, locked)
+        async with locked(there.checker.database):
+            await asyncio.sleep(LOCKED)
         await uploading
         await there.settled()
         assert not there.checker.run_again()
@@ -45,17 +32,11 @@ async def test_a_locked_database_can_be_read(tmp_path: Path) -> None:
     async with world(tmp_path, clients=1) as there:
         id = await there.upload()
         await there.portal.ended(id)
-        locked = threading.Event()
-        locking = asyncio.create_task(
-            asyncio.to_thread(lock, there.checker.database, 1.0, locked)
-        )  # fmt: skip
-        await asyncio.to_thread(locked.wait)
-        uploading = asyncio.create_task(there.upload())
-        assert (await there.portal.job(id))["status"] == "Completed"
-        assert (await there.portal.get(f"/download/{id}")).status == 200
-        assert (await there.portal.get("/live")).status == 200
-        assert not locking.done()
-        assert not uploading.done()
-        await locking
+        async with locked(there.checker.database):
+            uploading = asyncio.create_task(there.upload())
+            assert (await there.portal.job(id))["status"] == "Completed"
+            assert (await there.portal.get(f"/download/{id}")).status == 200
+            assert (await there.portal.get("/live")).status == 200
+            assert not uploading.done()
         await uploading
         await there.settled()

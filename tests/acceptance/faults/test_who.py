@@ -132,6 +132,51 @@ async def test_a_second_server_stays_out(tmp_path: Path) -> None:
         await there.settled()
 
 
+async def test_the_wrong_half_of_a_pair_is_refused(tmp_path: Path) -> None:
+    """Database and DATA_PATH of two servers, or one without the other: exit code 2, nothing is
+    touched, and what belongs together goes on."""
+    async with world(tmp_path, clients=1) as there:
+        gate = there.gate()
+        running = await there.upload(script=gate.script)
+        await there.begun(running)
+        await there.portal.ended(await there.upload(large=True))
+        await there.kill_server()
+        folder, other = there.server.folder, tmp_path / "other"
+        stranger = Program("orch-server", other, {})
+        await stranger.start()
+        assert await stranger.stop() == 0
+        empty, missing = tmp_path / "empty", tmp_path / "missing"
+        empty.mkdir()
+        own = {"DB_PATH": folder / "orch-server.sqlite", "DATA_PATH": folder / "server-data"}
+        for wrong in (
+            {"DATA_PATH": other / "server-data"},
+            {"DATA_PATH": empty},
+            {"DATA_PATH": missing},
+            {"DB_PATH": other / "orch-server.sqlite"},
+            {"DB_PATH": missing},
+        ):
+            there.server.environment.update(
+                {name: str(path) for name, path in {**own, **wrong}.items()}
+            )
+            before = everything(tmp_path)
+            await there.server.spawn("--port", str(there.server.port))
+            assert await there.server.exited() == 2, wrong
+            assert "_PATH" in there.server.log[-1]
+            assert everything(tmp_path) == before, wrong
+        there.server.environment.update({name: str(path) for name, path in own.items()})
+        await there.server.start()
+        gate.open()
+        await there.settled()
+        assert not there.checker.run_again()
+
+
+def everything(root: Path) -> dict[str, bytes]:
+    """All files of servers, and what is in them, but for the index of SQLite that readers share."""
+    found = [*root.glob("server/**/*"), *root.glob("other/**/*"), *root.glob("[em]*")]
+    kept = (path for path in found if not path.name.endswith("-shm"))
+    return {str(path): path.read_bytes() if path.is_file() else b"" for path in kept}
+
+
 async def test_a_second_client_stays_out(tmp_path: Path) -> None:
     """One DATA_PATH has one client, also while that one is frozen: another refuses."""
     async with world(tmp_path, clients=1) as there:
@@ -151,19 +196,28 @@ async def test_a_second_client_stays_out(tmp_path: Path) -> None:
 
 
 async def frozen(root: Path) -> None:
-    """All of it stands still, jobs too: the others go on. When it turns again its jobs go on where
-    they were."""
-    async with world(root) as there:
-        jobs = await one_job_each(there)
-        there.clients[0].log.clear()
+    """All of it stands still, ten jobs too: the others go on. When it turns again its jobs go on
+    where they were."""
+    slots = 10
+    async with world(root, client={"SLOTS": str(slots)}) as there:
+        jobs: dict[int, list[int]] = {0: [], 1: []}
+        gate = there.gate()
+        for _ in range(2 * slots):
+            id = await there.upload(script=gate.script, label="at the gate")
+            jobs[there.client_of(await there.portal.reached(id, "Running"))].append(id)
+            await there.begun(id)
+        assert len(jobs[0]) == slots
         frozen = [*processes_in(there.clients[0].folder)]
-        assert len(frozen) >= 3, "client, supervisor and run.sh"
+        assert len(frozen) >= 2 + slots, "client, supervisor and each run.sh"
         send_signal(frozen, signal.SIGSTOP)
         try:
-            there.open_gates()
-            await there.portal.ended(jobs[1])
+            gate.open()
+            for id in jobs[1]:
+                await there.portal.ended(id)
+            # They may have been on their way to the frozen one, which then has them.
             beside = [await there.upload(label="beside it", user_id=2) for _ in range(4 * SCALE)]
-            await there.portal.reached(jobs[0], "Unknown")
+            for id in jobs[0]:
+                await there.portal.reached(id, "Unknown")
             after = [await there.upload(label="after it", user_id=3) for _ in range(4 * SCALE)]
             for id in after:
                 record = await there.portal.ended(id)

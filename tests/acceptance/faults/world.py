@@ -58,14 +58,15 @@ class Steady(Portal):
         async with asyncio.timeout(PATIENCE):
             while True:
                 with contextlib.suppress(aiohttp.ClientError, OSError):
-                    answer = await self._upload_once(own, user_id)
+                    answer = await self.try_work(own, user_id)
                     if answer.status in (200, 201):
                         id: int = answer.json["id"]
                         return id
                     assert answer.status in (503, 507), (answer, answer.body)
                 await asyncio.sleep(LOOK)
 
-    async def _upload_once(self, own: Work, user_id: int) -> Answer:
+    async def try_work(self, own: Work, user_id: int = 1) -> Answer:
+        """Upload once, whatever the answer."""
         form = aiohttp.FormData(quote_fields=False, default_to_multipart=True)
         for name, content in own.files.items():
             form.add_field("file", io.BytesIO(content), filename=name)
