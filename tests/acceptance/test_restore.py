@@ -46,15 +46,19 @@ async def _results(portal: Portal, ids: list[int]) -> list[Answer]:
 
 
 def _damage(database: Path) -> None:
-    """Every second page is overwritten, as a broken disk might."""
-    content = bytearray(database.read_bytes())
-    for start in range(4096, len(content), 8192):
-        content[start : start + 4096] = b"\xff" * 4096
-    with database.open("r+b") as file:
-        file.write(content)
+    """All but the first page is overwritten, as a broken disk might."""
+    for path in (database, database.with_name(database.name + "-wal")):
+        if path.exists():
+            size = path.stat().st_size
+            with path.open("r+b") as file:
+                file.seek(4096)
+                file.write(b"\xff" * (size - 4096))
 
 
-async def test_the_way_back_from_a_damaged_database(both: tuple[Program, Portal]) -> None:
+@pytest.mark.parametrize("running", [True, False], ids=["while it runs", "while it is stopped"])
+async def test_the_way_back_from_a_damaged_database(
+    both: tuple[Program, Portal], running: bool
+) -> None:
     """Exit code 3 and a line that says what to do; that done, all is there again, and goes on."""
     server, portal = both
     ids = [await portal.upload(files) for files in (LARGE, "true", LARGE)]
@@ -62,9 +66,16 @@ async def test_the_way_back_from_a_damaged_database(both: tuple[Program, Portal]
     results = await _results(portal, ids)
     await _done(server, "backup backup")
 
-    await server.stop()
-    _damage(server.folder / "orch-server.sqlite")
-    await server.spawn()
+    if running:
+        _damage(server.folder / "orch-server.sqlite")
+        with pytest.raises(aiohttp.ClientError):
+            while True:
+                await portal.try_upload({"run.sh": "true"})
+                await portal.get("/jobs")
+    else:
+        await server.stop()
+        _damage(server.folder / "orch-server.sqlite")
+        await server.spawn()
 
     assert await server.exited() == 3
     assert re.fullmatch(

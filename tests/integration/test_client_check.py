@@ -22,7 +22,7 @@ async def client(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterato
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check runs all the time."""
-    monkeypatch.setattr(check, "AGAIN", 0.01)
+    monkeypatch.setattr(check, "AGAIN", 0.05)
     monkeypatch.setattr(check, "INTERVAL", 0.0)
 
 

@@ -1,5 +1,6 @@
 """What the kernel kills as memory runs out is not lost with its machine: it needs more of it."""
 
+import contextlib
 import os
 import sys
 import time
@@ -12,7 +13,13 @@ import pytest
 from orchestrator_client.processes import oom_counter, read_oom_kills
 from support.agent import agent, start_supervisor
 
-GROUPS = Path("/sys/fs/cgroup/memory")
+#: Where control groups are made, and what limits memory in one, without and with what is swapped:
+#: version 1, then 2.
+GROUPS = (
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
+    ("/sys/fs/cgroup", "memory.max", "memory.swap.max"),
+)
+LIMIT = 128 << 20
 GREEDY = f"{sys.executable} -c 'x = bytearray(300 << 20)'"
 
 #: What the kernel writes: memory.events (Linux 5.15), memory.oom_control (4.18), vmstat (5.10).
@@ -39,15 +46,27 @@ def test_there_is_a_counter() -> None:
     assert read_oom_kills(oom_counter()) is not None
 
 
+def limited_group() -> Path | None:
+    """A new control group in which memory runs out; None where none can be made."""
+    for folder, limit, swap in GROUPS:
+        path = Path(folder) / f"orchestrator-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            path.mkdir()
+            if (path / limit).exists():
+                (path / limit).write_text(str(LIMIT))
+                if (path / swap).exists():
+                    (path / swap).write_text("0" if swap == "memory.swap.max" else str(LIMIT))
+                return path
+            path.rmdir()
+    return None
+
+
 @pytest.fixture
 def group() -> Iterator[Path]:
     """A control group with 128 MiB of memory."""
-    path = GROUPS / f"orchestrator-{os.getpid()}"
-    try:
-        path.mkdir()
-        (path / "memory.limit_in_bytes").write_text(str(128 << 20))
-    except OSError as error:
-        pytest.skip(f"no control group can be made: {error}")
+    path = limited_group()
+    if path is None:
+        pytest.skip("no control group can be made here")
     yield path
     while (path / "cgroup.procs").read_text():
         time.sleep(0.005)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -164,6 +165,27 @@ async def test_one_that_is_killed_as_it_hands_back(
 
         async with following(session, client.program.url) as stream:
             gate.open()
+            check_handed_back(await stream.ended(running))
+    gate.close()
+
+
+async def test_a_supervisor_that_hangs_holds_up_no_stop(
+    tmp_path: Path, session: aiohttp.ClientSession, gate: Gate
+) -> None:
+    """It does what it was told once it goes on; the next start hears of it."""
+    async with started(tmp_path / "c", session, ON_STOP="hand-back") as client:
+        running = await client.submit(f"echo $PPID > {tmp_path}/supervisor; {gate.wait}", 1)
+        await gate.reached()
+        supervisor = int((tmp_path / "supervisor").read_text())
+        os.kill(supervisor, signal.SIGSTOP)
+        try:
+            code = await client.program.stop()
+        finally:
+            os.kill(supervisor, signal.SIGCONT)
+        await client.program.start()
+
+        assert code == 0
+        async with following(session, client.program.url) as stream:
             check_handed_back(await stream.ended(running))
     gate.close()
 

@@ -229,14 +229,22 @@ async def test_an_older_attempt_on_the_stream_is_refused_for_good(client: Agent)
     [b"", b"\n", b"{}", b"nonsense\n", b'{"type": "submit"}\n', b'{"type": "unheard of"}\n',
      b'{"type": "acknowledge", "job": "x", "attempt": 1}\n', b"\xff\xfe\n"],
 )  # fmt: skip
-async def test_a_message_that_cannot_be_read_ends_nothing(client: Agent, frame: bytes) -> None:
-    """It is passed over; the stream goes on."""
-    await client.stream.send(frame)
-    await client.stream.acknowledge(2**70)
-    await client.stream.acknowledge(1)
-
+async def test_a_message_that_cannot_be_read_ends_its_stream(client: Agent, frame: bytes) -> None:
+    """What it was about is lost; on the next stream everything is told again."""
     await client.stream.submit(1, "true")
+    await client.stream.of_attempt(1, 1)
+    await client.stream.send(frame)
+    await client.stream.end()
 
+    async with client.follow() as again:
+        assert (await again.of_attempt(1, 1))["job"] == 1
+
+
+@pytest.mark.parametrize("job", [1, 2**63 - 1])
+async def test_what_is_not_there_need_not_be_dropped(client: Agent, job: int) -> None:
+    """An acknowledgement that comes too late, or of something else, changes nothing."""
+    await client.stream.acknowledge(job)
+    await client.stream.submit(1, "true")
     assert (await client.stream.of_attempt(1, 1))["status"] in ("Prepared", "Running")
 
 

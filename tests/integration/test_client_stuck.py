@@ -25,10 +25,10 @@ pytestmark = pytest.mark.skipif(
 NOBODY = 65534
 AS_NOBODY = f"setpriv --reuid {NOBODY} --clear-groups sleep 1000"
 #: run.sh as such a process; and one that leaves such a process behind.
-BECOMES_IT = f"echo $$ > pid; exec {AS_NOBODY}"
+BECOMES_IT = f"echo $$ > $pids; exec {AS_NOBODY}"
 LEAVES_IT = f"""
 {AS_NOBODY} &
-echo $! > pid
+echo $! > $pids
 until grep -q '^Uid:.{NOBODY}' /proc/$!/status; do :; done
 """
 
@@ -42,8 +42,14 @@ async def client(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterato
         try:
             yield own
         finally:
-            for pid in own.data_path.glob("work/*/job/pid"):
-                kill(int(pid.read_text()))
+            for pid in pids(own):
+                kill(pid)
+
+
+def pids(client: Agent) -> list[int]:
+    """Those that run.sh has named."""
+    path = client.data_path / "pids"
+    return [int(pid) for pid in path.read_text().split()] if path.exists() else []
 
 
 def kill(pid: int) -> None:
@@ -72,11 +78,10 @@ async def told(client: Agent, stuck: int) -> int:
 
 async def stuck(client: Agent, script: str) -> tuple[int, int]:
     """A payload of which a process cannot be killed; gives its id, and that process."""
-    id = (await client.submit(script))["id"]
-    path = client.work(id) / "job" / "pid"
-    while not path.exists() or not path.read_text():
+    id = (await client.submit(f"pids={client.data_path}/pids; {script}"))["id"]
+    while not pids(client):
         await client.portal.get("/live")
-    pid = int(path.read_text())
+    (pid,) = pids(client)
     while uid(pid) != NOBODY:
         await client.portal.get("/live")
     return id, pid

@@ -1,5 +1,6 @@
 """The commands of orch-server beside serving: what they print, and what they end with."""
 
+import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,7 +9,8 @@ import aiohttp
 import pytest
 
 from orchestrator_server import cli
-from orchestrator_server.commands import COLUMNS, table
+from orchestrator_server.commands import COLUMNS, add_commands, table
+from orchestrator_shared.serving import parser
 from support.commands import command
 from support.portal import Portal
 from support.processes import Program, programs
@@ -146,6 +148,17 @@ def test_its_commands_can_be_asked_for(
         assert word in out
 
 
+def test_the_commands_that_the_documentation_shows_are_commands() -> None:
+    """Whoever types what stands in docs/operating.md is understood."""
+    page = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+    shown = re.findall(r"^\$ orch-server (.+)$", page, re.M)
+    assert {words.split()[0] for words in shown} == {"client", "backup", "restore", "resume"}
+    known = parser("orch-server", "")
+    add_commands(known)
+    for words in shown:
+        assert known.parse_args(words.split()).command is not None
+
+
 def test_the_table_has_a_column_for_each_thing() -> None:
     """Below each other; what nobody knows is a dash."""
     titles, up, never = table([UP, NEVER], now=1003.0).splitlines()
@@ -176,6 +189,4 @@ def test_the_time_since_a_client_was_seen_is_readable(seconds: float, shown: str
 def test_what_an_operator_has_to_know_stands_under_why() -> None:
     """Slots that a dead job takes, and payloads that nobody here knows."""
     shown = table([{**UP, "stuck": 1, "unknown_payloads": 2, "why": "full"}], now=1000.0)
-    assert shown.endswith(
-        "full; 1 stuck after SIGKILL; 2 payloads of jobs that this server does not know"
-    )
+    assert shown.endswith("  full; stuck after SIGKILL: 1; payloads of unknown jobs: 2")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,11 @@ class Follower:
                 assert not self.closed, self.frames
                 await self._news.wait()
 
+    async def end(self) -> None:
+        """Wait until the client closes the stream."""
+        async with self._news:
+            await self._news.wait_for(lambda: self.closed)
+
     async def kind(self, kind: str) -> Frame:
         """The first message of this type."""
         return await self.until(lambda frame: frame.kind == kind)
@@ -89,7 +95,10 @@ class Follower:
             "job": job,
             "attempt": attempt,
             "service": service,
-            "files": [{"name": name, "size": len(body)} for name, body in bodies.items()],
+            "files": [
+                {"name": name, "size": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+                for name, body in bodies.items()
+            ],
         }
         await self.say("submit", header, b"".join(bodies.values()))
 

@@ -64,9 +64,13 @@ class Stopping:
         await self._hand_back(PayloadStatus.PREPARED, STOPPED)
         if self._config.on_stop is OnStop.FINISH:
             log.info("waiting for what runs: %d", self._payloads.active())
-            await self._settled(self._config.stop_grace, hurry)
-        await self._hand_back(PayloadStatus.RUNNING, STOPPED)
-        await self._settled(PATIENCE, asyncio.Event())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._config.stop_grace):
+                    await self._settled(hurry)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await self._hand_back(PayloadStatus.RUNNING, STOPPED)
+                await self._settled(asyncio.Event())
 
     def on_change(self) -> None:
         """A payload has changed."""
@@ -89,14 +93,12 @@ class Stopping:
             elif isinstance(failure, Exception):
                 log.error("a payload could not be handed back", exc_info=failure)
 
-    async def _settled(self, patience: float, hurry: asyncio.Event) -> None:
-        """Wait until nothing is under way, for so long (seconds) at most, or until it is urgent."""
-        clock = asyncio.get_running_loop().time
-        until = clock() + patience
-        while self._under_way() and not hurry.is_set() and (left := until - clock()) > 0:
+    async def _settled(self, hurry: asyncio.Event) -> None:
+        """Wait until nothing is under way, or until somebody is in a hurry."""
+        while self._under_way() and not hurry.is_set():
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(left, LOOK)):
+                async with asyncio.timeout(LOOK):
                     await self._changed.wait()
 
     def _under_way(self) -> bool:

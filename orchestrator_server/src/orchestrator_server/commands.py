@@ -109,9 +109,9 @@ def _remarks(client: Mapping[str, Any]) -> Iterator[str]:
     if client["why"]:
         yield client["why"]
     if client["stuck"]:
-        yield f"{client['stuck']} stuck after SIGKILL"
+        yield f"stuck after SIGKILL: {client['stuck']}"
     if client["unknown_payloads"]:
-        yield f"{client['unknown_payloads']} payloads of jobs that this server does not know"
+        yield f"payloads of unknown jobs: {client['unknown_payloads']}"
 
 
 def _duration(seconds: float) -> str:

@@ -27,4 +27,4 @@ def check_digest(name: str, sha256: str, declared: str | None) -> None:
         DamagedOnTheWay: they differ.
     """
     if declared is not None and sha256 != declared:
-        raise DamagedOnTheWay(name=name)
+        raise DamagedOnTheWay(what=f"The file '{name}' (its SHA-256 differs)")

@@ -87,8 +87,7 @@ class OtherService(Conflict):
 
 
 class DamagedOnTheWay(OrchestratorError):
-    """The file '{name}' is not as it was sent: its SHA-256 differs. Nothing was kept; send it
-    again."""
+    """{what} did not arrive as it was sent. Nothing was kept; send it again."""
 
 
 # --- what is in the way just now: transient

@@ -20,7 +20,7 @@ H_ATTEMPT: Final = "Orchestrator-Attempt"
 H_SERVICE: Final = "Orchestrator-Service"
 #: How long the attempt may run (seconds), where its service has a limit.
 H_LIMIT: Final = "Orchestrator-Limit"
-#: A check of what a server says in the four headers above (claim_check).
+#: A check of whom and what a request is about (claim_check).
 H_CHECK: Final = "Orchestrator-Check"
 #: The state of the job that an answer of the server is about.
 H_JOB_STATUS: Final = "X-Job-Status"
@@ -66,10 +66,11 @@ def service_name(text: str) -> str:
     return text.strip().lower().replace("-", "_").replace(".", "_")
 
 
-def claim_check(server: str, job: str, attempt: str, service: str) -> str:
-    """The CRC-32 of whom and what a request is about, as its headers have it: one that arrived
-    damaged must not be taken for one about another job."""
-    return f"{zlib.crc32(' '.join((server, job, attempt, service)).encode()):08x}"
+def claim_check(server: str, job: str, attempt: str, service: str, payload: str = "") -> str:
+    """The CRC-32 of whom and what a request is about, as its headers have it, and its path the
+    payload: one that arrived damaged must not be taken for one about another job."""
+    named = " ".join((server, job, attempt, service, payload))
+    return f"{zlib.crc32(named.encode(errors='surrogateescape')):08x}"
 
 
 class Message(Schema):

@@ -7,15 +7,17 @@ from aiohttp import web
 from orchestrator_client.keys import PAYLOADS, RUNNER
 from orchestrator_client.payloads import Payload
 from orchestrator_client.workdir import Claim
-from orchestrator_shared.errors import NotFound, NotUsable
+from orchestrator_shared.errors import DamagedOnTheWay, NotFound, NotUsable
 from orchestrator_shared.protocol import (
     H_ATTEMPT,
+    H_CHECK,
     H_JOB,
     H_LIMIT,
     H_PROTOCOL,
     H_SERVER,
     H_SERVICE,
     PROTOCOL,
+    claim_check,
     service_name,
 )
 
@@ -24,11 +26,16 @@ def read_claim(request: web.Request) -> Claim:
     """What a request says of the server, the job and the attempt that it is about.
 
     Raises:
+        DamagedOnTheWay: it does not have the check that it came with.
         NotUsable: it speaks another protocol, or names a job without the rest.
     """
     headers = request.headers
     if headers.get(H_PROTOCOL, str(PROTOCOL)) != str(PROTOCOL):
         raise NotUsable(problem=f"it speaks protocol {headers[H_PROTOCOL]}, this client {PROTOCOL}")
+    if (check := headers.get(H_CHECK)) is not None:
+        named = [headers.get(name, "") for name in (H_SERVER, H_JOB, H_ATTEMPT, H_SERVICE)]
+        if check != claim_check(*named, *request.match_info.values()):
+            raise DamagedOnTheWay(what="The head of the request")
     job, attempt = _number(request, H_JOB), _number(request, H_ATTEMPT)
     server = headers.get(H_SERVER, "")
     if (job is None) != (attempt is None) or (job is not None and not server):

@@ -44,7 +44,9 @@ async def stream(request: web.Request) -> web.WebSocketResponse:
         try:
             kind, header, body = unpack_frame(frame)
         except NotUsable as error:
-            log.warning("server %s: %s", server, error)
+            # What it was about is lost; on the next stream everything is told again.
+            log.warning("server %s: %s: its stream is closed", server, error)
+            errands.run(_close(socket))
             return
         if kind == "submit":
             errands.run(_submit(request.app, stream, header, body))
@@ -58,6 +60,10 @@ async def stream(request: web.Request) -> web.WebSocketResponse:
 
     await request.app[STREAMS].serve(socket, server, hear)
     return socket
+
+
+async def _close(socket: web.WebSocketResponse) -> None:
+    await socket.close()
 
 
 async def _submit(

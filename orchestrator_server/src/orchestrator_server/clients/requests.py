@@ -102,7 +102,8 @@ class Requests:
             written = True
 
         headers = {
-            **self._headers(job.id, job.attempt, job.service),
+            **self._headers(job, service=job.service),
+            H_SERVICE: job.service,
             **({H_LIMIT: f"{limit_s:g}"} if limit_s is not None else {}),
             hdrs.CONTENT_TYPE: f"multipart/form-data; boundary={boundary}",
             hdrs.CONTENT_LENGTH: str(body_length(boundary, files)),
@@ -154,7 +155,7 @@ class Requests:
         url = f"{self._address.kill}/{job.payload}"
         try:
             async with self._session.post(
-                url, headers=self._headers(job.id, job.attempt), timeout=_SHORT
+                url, headers=self._headers(job, job.payload), timeout=_SHORT
             ) as response:
                 # 409: it had ended before; that end is on its way here.
                 if response.status not in (200, 409) or not _is_client(response):
@@ -172,7 +173,7 @@ class Requests:
         url = f"{self._address.retrieve}/{job.payload}"
         try:
             async with self._session.head(
-                url, headers=self._headers(job.id, job.attempt), timeout=_SHORT
+                url, headers=self._headers(job, job.payload), timeout=_SHORT
             ) as response:
                 return _says_gone(response, job)
         except UNREACHABLE as error:
@@ -187,9 +188,7 @@ class Requests:
         """
         url = f"{self._address.base}{RETRIEVE_PARTIAL}/{job.payload}"
         try:
-            async with self._session.get(
-                url, headers=self._headers(job.id, job.attempt)
-            ) as response:
+            async with self._session.get(url, headers=self._headers(job, job.payload)) as response:
                 if response.status != 200:
                     problem = f"/retrieve_partial answers {response.status}"
                     raise ClientUnreachable(client=self._address.base, problem=problem)
@@ -239,7 +238,7 @@ class Requests:
     async def _read_result(
         self, job: Job, payload: Payload, start: int
     ) -> AsyncIterator[list[bytes]]:
-        headers = self._headers(job.id, job.attempt)
+        headers = self._headers(job, payload["id"])
         if start:
             headers["Range"] = f"bytes={start}-"
         url = f"{self._address.base}{RESULT}/{payload['id']}"
@@ -260,14 +259,13 @@ class Requests:
             if chunks:
                 yield chunks
 
-    def _headers(self, job: int, attempt: int, service: str = "") -> dict[str, str]:
+    def _headers(self, job: Job, payload: int | None = None, service: str = "") -> dict[str, str]:
+        named = (self._server, str(job.id), str(job.attempt))
+        path = str(payload) if payload is not None else ""
         return {
             H_PROTOCOL: str(PROTOCOL),
-            H_SERVER: self._server,
-            H_JOB: str(job),
-            H_ATTEMPT: str(attempt),
-            **({H_SERVICE: service} if service else {}),
-            H_CHECK: claim_check(self._server, str(job), str(attempt), service),
+            **dict(zip((H_SERVER, H_JOB, H_ATTEMPT), named, strict=True)),
+            H_CHECK: claim_check(*named, service, path),
         }
 
 
