@@ -3,10 +3,8 @@
 import asyncio
 import contextlib
 import logging
-import os
 import queue
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from orchestrator_server.store.broken import give_up
 from orchestrator_server.store.copies import copy_database
 from orchestrator_server.store.queries import migrations, sql
 from orchestrator_shared.errors import NoSpace, StartError, Unavailable
@@ -250,7 +249,7 @@ class Database:
                 connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             if _code(error) in _DAMAGED:
-                self._die(error)
+                give_up(unusable(self._path, error))
             raise _translate(error) from error
 
     def _write_all(self) -> None:
@@ -284,7 +283,7 @@ class Database:
             connection.execute("COMMIT")
         except Exception as error:
             if _is_fatal(error):
-                self._die(error)
+                give_up(unusable(self._path, error))
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             failure = _translate(error) if isinstance(error, sqlite3.Error) else error
@@ -335,9 +334,3 @@ class Database:
                 future.set_exception(error)
         if changes:
             self._on_commit(changes)
-
-    def _die(self, error: Exception) -> None:
-        """What was answered is on disk; what was not can no longer be promised: start anew."""
-        sys.stderr.write(f"orch-server: {unusable(self._path, error)}\n")
-        sys.stderr.flush()
-        os._exit(StoreUnusable.exit_code)

@@ -1,14 +1,16 @@
 """The server's folders: uploads under way, the files of jobs, and their results."""
 
 import contextlib
+import errno
 import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from orchestrator_server.store.broken import DiskBroken, give_up
 from orchestrator_server.store.job import JobInput
 from orchestrator_shared.errors import OrchestratorError, SettingError
 from orchestrator_shared.folders import fsync_file, fsync_folder, remove_tree
@@ -72,12 +74,13 @@ class Files:
         """Move the files of an upload to their place; once this returns they are durable."""
         if upload.folder is None:
             return
-        upload.make_durable()
         place = self.loc(folder)
-        place.mkdir(mode=0o700)
-        upload.folder.rename(place / "input")
-        fsync_folder(place)
-        fsync_folder(self._jobs)
+        with self._gives_up_where_broken():
+            upload.make_durable()
+            place.mkdir(mode=0o700)
+            upload.folder.rename(place / "input")
+            fsync_folder(place)
+            fsync_folder(self._jobs)
 
     def check_input(self, folder: str, sizes: Iterable[tuple[str, int]]) -> None:
         """Look whether the files of a job are there, as long as they were.
@@ -120,12 +123,22 @@ class Files:
         """Move a fetched result to its place; gives its name back once it is durable."""
         name = f"result-{attempt}.zip"
         place = self.loc(folder)
-        fsync_file(fetched)
-        place.mkdir(mode=0o700, exist_ok=True)
-        fetched.replace(place / name)
-        fsync_folder(place)
-        fsync_folder(self._jobs)
+        with self._gives_up_where_broken():
+            fsync_file(fetched)
+            place.mkdir(mode=0o700, exist_ok=True)
+            fetched.replace(place / name)
+            fsync_folder(place)
+            fsync_folder(self._jobs)
         return name
+
+    @contextlib.contextmanager
+    def _gives_up_where_broken(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno == errno.EIO:
+                give_up(DiskBroken(path=self.data_path, problem=error.strerror))
+            raise
 
     def remove(self, folder: str) -> None:
         """Remove everything that lies there for a job."""
