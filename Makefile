@@ -62,6 +62,9 @@ test-prodigy: $(VENV)/installed-tools .venv-prodigy/installed ## run PRODIGY (ne
 test-faults: $(VENV)/installed-tools ## inject faults: kill -9, cuts, full disks (takes minutes)
 	$(BIN)/python -m pytest -m faults tests/acceptance/faults
 
+soak: $(VENV)/installed-tools ## inject faults at random for MINUTES=30, and print what became of all jobs
+	PYTHONPATH=tests $(BIN)/python -m acceptance.faults.soak $(or $(MINUTES),30)
+
 lint: $(VENV)/installed-tools ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

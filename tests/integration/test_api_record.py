@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -218,3 +219,18 @@ async def test_a_wish_is_shown_beside_the_reason(tmp_path: Path) -> None:
         "The job's client or its result cannot be reached just now; it goes on as soon as they "
         f"can: {record['reason']}. Its end has been requested."
     )
+
+
+@pytest.mark.parametrize("large", [0, 100_000], ids=["small", "large"])
+async def test_the_uploaded_files_are_named_with_their_digests(system: System, large: int) -> None:
+    """Where they are asked for; until they are removed."""
+    files = {"run.sh": b"true", "in": b"x" * large}
+    id = await system.portal.upload(files)
+    assert "inputs" not in await system.portal.job(id)
+    assert (await system.portal.job(id, inputs="true"))["inputs"] == [
+        {"name": name, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in files.items()
+    ]
+    await system.portal.ended(id)
+    await system.portal.request("DELETE", f"/jobs/{id}")
+    assert (await system.portal.job(id, inputs="true"))["inputs"] is None

@@ -2,7 +2,7 @@
 
 from marshmallow import fields, validate
 
-from orchestrator_shared.protocol import Message
+from orchestrator_shared.protocol import FileSchema, Message
 from orchestrator_shared.status import Status
 
 _status = validate.OneOf([status.value for status in Status])
@@ -69,6 +69,16 @@ class JobSchema(UploadedSchema):
     kill_requested = fields.Boolean(required=True)
     history = fields.List(fields.Nested(HistorySchema), required=True)
     waiting = fields.Nested(WaitingSchema, allow_none=True)
+
+
+class JobWithInputsSchema(JobSchema):
+    """The record of a job, with its uploaded files where they were asked for."""
+
+    inputs = fields.List(
+        fields.Nested(FileSchema),
+        allow_none=True,
+        metadata={"description": "with ?inputs=true; null once they are removed"},
+    )
 
 
 class JobsSchema(Message):

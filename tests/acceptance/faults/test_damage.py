@@ -59,7 +59,6 @@ async def test_an_answer_of_another_program_decides_nothing(tmp_path: Path) -> N
         await there.settled()
 
 
-@pytest.mark.xfail(strict=True, reason="inputs are not yet sent with their digests")
 @pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
 async def test_a_damaged_input_never_runs(tmp_path: Path, large: bool) -> None:
     """One byte of a file is another: the client notices, and it is sent again."""

@@ -2,12 +2,14 @@
 
 import asyncio
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from acceptance.faults.world import (
     PATIENCE,
+    Gate,
     World,
     eventually,
     kill_container,
@@ -124,21 +126,23 @@ async def test_a_client_that_dies_as_a_whole_uses_up_no_attempt(tmp_path: Path) 
         await there.settled()
 
 
-async def at_one_client(world: World, count: int) -> tuple[int, list[int], list[int]]:
-    """A client that has so many jobs, each at its gate: its number, its jobs, and those of the
-    other client."""
-    jobs: dict[int, list[int]] = {0: [], 1: []}
+async def full_clients(world: World, count: int) -> tuple[int, dict[int, Gate], dict[int, Gate]]:
+    """Each client has so many jobs that wait, in their first attempt: the number of one of them,
+    its jobs with their gates, and those of the other."""
+    jobs: dict[int, dict[int, Gate]] = {0: {}, 1: {}}
     for _ in range(2 * count):
-        # A later attempt passes.
-        script = f'[ "$ORCH_ATTEMPT" != 1 ] || {world.gate().script}'
+        gate = world.gate()
+        script = f'[ "$ORCH_ATTEMPT" != 1 ] || {gate.script}'
         id = await world.upload(script=script, label="at the gate")
-        jobs[world.client_of(await world.portal.reached(id, "Running"))].append(id)
+        client = world.client_of(await world.portal.reached(id, "Running"))
+        jobs[client][id] = gate
         await world.begun(id)
+    assert len(jobs[0]) == len(jobs[1])
     away = world.random.randrange(2)
     return away, jobs[away], jobs[1 - away]
 
 
-async def handed_over(world: World, ids: list[int]) -> None:
+async def handed_over(world: World, ids: Iterable[int]) -> None:
     """Wait until another client runs these jobs."""
     for id in ids:
         await world.begun(id, 2)
@@ -148,11 +152,10 @@ async def gone_for_too_long(root: Path) -> None:
     """After CLIENT_GONE_AFTER: what ended there meanwhile has an old result, which is refused,
     and what still runs there is killed first."""
     async with world(root, server={"CLIENT_GONE_AFTER": "7"}) as there:
-        away, gone, others = await at_one_client(there, 2)
+        away, gone, others = await full_clients(there, 2)
         there.proxies[away].stall()
-        there.open_gate_of(gone[0])
-        for id in others:
-            there.open_gate_of(id)
+        for gate in (next(iter(gone.values())), *others.values()):
+            gate.open()
         await handed_over(there, gone)
         await there.ended()
         there.proxies[away].unstall()
@@ -166,7 +169,7 @@ async def gone_for_too_long(root: Path) -> None:
 async def gone_with_nobody_else(root: Path) -> None:
     """No other client has a slot: its jobs stay bound to it, and go on when it is back."""
     async with world(root, server={"CLIENT_GONE_AFTER": "7"}) as there:
-        away, gone, others = await at_one_client(there, 2)
+        away, gone, _ = await full_clients(there, 2)
         there.proxies[away].stall()
         await there.server.logged("is gone: job")
         there.proxies[away].unstall()
@@ -179,13 +182,15 @@ async def gone_with_nobody_else(root: Path) -> None:
 
 
 async def gone_by_hand(root: Path) -> None:
-    """`orch-server client gone`: at once for those that do not answer."""
+    """`orch-server client gone`: what a lost client has goes over without waiting any longer."""
     async with world(root) as there:
-        away, gone, others = await at_one_client(there, 1)
+        away, gone, others = await full_clients(there, 1)
         there.proxies[away].stall()
-        for id in others:
-            there.open_gate_of(id)
-        assert await there.command("client", "gone", there.proxies[away].url) == 0
+        for gate in others.values():
+            gate.open()
+        for id in gone:
+            await there.portal.reached(id, "Unknown")
+        await there.command("client", "gone", there.proxies[away].url)
         await handed_over(there, gone)
         there.proxies[away].unstall()
         await there.settled()

@@ -169,11 +169,11 @@ class World:
         self.server_killed = True
         await self.server.stop(signal.SIGKILL)
 
-    async def command(self, *words: str) -> int:
-        """Run orch-server with these words where the server runs; gives back its exit code."""
+    async def command(self, *words: str) -> None:
+        """Run orch-server with these words where the server runs; fail unless it succeeds."""
         program = Program("orch-server", self.server.folder, self.server.environment)
         await program.spawn(*words)
-        return await program.exited()
+        assert await program.exited() == 0, program.log
 
     async def clients_are_there(self, count: int | None = None) -> None:
         """Wait until so many clients are up; all, if no number is given."""

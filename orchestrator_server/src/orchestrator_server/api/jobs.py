@@ -17,8 +17,10 @@ from orchestrator_server.api.parameters import (
 from orchestrator_server.api.record import at, record, status_header
 from orchestrator_server.keys import RECORDS, WATCHERS
 from orchestrator_server.store.database import Row
+from orchestrator_server.store.job import Job
 from orchestrator_server.store.records import JobDetails
-from orchestrator_shared.portal import EventsSchema, JobSchema, JobsSchema
+from orchestrator_shared.errors import NotFound
+from orchestrator_shared.portal import EventsSchema, JobsSchema, JobWithInputsSchema
 from orchestrator_shared.status import TERMINAL
 
 
@@ -26,7 +28,7 @@ from orchestrator_shared.status import TERMINAL
     "jobs",
     "The record of a job; with wait, once it has ended or changed",
     query=JobQuery,
-    ok={200: ("The record.", JobSchema)},
+    ok={200: ("The record.", JobWithInputsSchema)},
     errors={400: "A parameter cannot be used.", 404: "There is no such job."},
     parameters=[JOB_ID],
 )
@@ -34,7 +36,18 @@ async def job(request: web.Request) -> web.Response:
     """GET /jobs/{id}."""
     query = read_query(request, JobQuery)
     details = await _wait_for(request, query)
-    return web.json_response(record(request, details), headers=status_header(details.job))
+    shown = record(request, details)
+    if query["inputs"]:
+        shown["inputs"] = await _inputs(request, details.job)
+    return web.json_response(shown, headers=status_header(details.job))
+
+
+async def _inputs(request: web.Request, job: Job) -> list[dict[str, Any]] | None:
+    try:
+        return (await request.app[RECORDS].input(job.id)).files
+    except NotFound:
+        # It is Cleaned.
+        return None
 
 
 async def _wait_for(request: web.Request, query: dict[str, Any]) -> JobDetails:

@@ -60,6 +60,10 @@ class JobQuery(Query):
         validate=_number,
         metadata={"description": "with wait: wait for a version other than this instead"},
     )
+    inputs = fields.Boolean(
+        load_default=False,
+        metadata={"description": "with its uploaded files: name, size and SHA-256 of each"},
+    )
 
 
 class ListQuery(Query):
