@@ -125,3 +125,26 @@ async def test_what_was_sent_after_the_backup_is_taken_up_where_it_is(tmp_path: 
         # They had ended, and nobody has their results any more.
         assert [there.checker.attempts(id) for id in before] == [[1, 2]] * 4
         there.checker.check()
+
+
+async def test_what_was_queued_with_nobody_there_is_taken_up_too(tmp_path: Path) -> None:
+    """The backup knows of no job at any client: all seem to be free, until they have told."""
+    async with world(tmp_path, server=ATTEMPTS) as there:
+        gate = there.gate()
+        for client in there.clients:
+            await client.stop()
+        await there.clients_are_there(0)
+        ids = [await there.upload(script=gate.script, large=n % 2 > 0) for n in range(4)]
+        done = await command(there.server, "backup", "backup")
+        assert done.code == 0, done
+        for client in there.clients:
+            await client.start()
+        for id in ids:
+            await there.begun(id)
+
+        await _lose_and_restore(there)
+        gate.open()
+        await there.ended()
+
+        assert [there.checker.attempts(id) for id in ids] == [[1]] * 4
+        there.checker.check()

@@ -45,7 +45,9 @@ PARAMETERS = {
     },
     ("post", "/terminate/{id}"): {("query", "user_id")},
     ("delete", "/jobs/{id}"): {("query", "user_id")},
-    ("get", "/jobs/{id}"): {("query", "user_id"), ("query", "wait"), ("query", "seen"), ("query", "inputs")},
+    ("get", "/jobs/{id}"): {
+        ("query", name) for name in ("user_id", "wait", "seen", "inputs")
+    },
     ("get", "/jobs"): {
         ("query", name) for name in ("user_id", "service", "status", "ref", "limit", "after")
     },

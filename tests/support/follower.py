@@ -53,11 +53,6 @@ class Follower:
                 assert not self.closed, self.frames
                 await self._news.wait()
 
-    async def end(self) -> None:
-        """Wait until the client closes the stream."""
-        async with self._news:
-            await self._news.wait_for(lambda: self.closed)
-
     async def kind(self, kind: str) -> Frame:
         """The first message of this type."""
         return await self.until(lambda frame: frame.kind == kind)
