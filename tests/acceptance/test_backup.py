@@ -12,6 +12,7 @@ from typing import Any
 from acceptance.faults.load import load
 from acceptance.faults.world import World, eventually, world
 from support.commands import command
+from support.faults import Delay, Rule
 
 #: Jobs of the load, before and after the backup.
 JOBS = 16
@@ -128,8 +129,9 @@ async def test_what_was_sent_after_the_backup_is_taken_up_where_it_is(tmp_path: 
 
 
 async def test_what_was_queued_with_nobody_there_is_taken_up_too(tmp_path: Path) -> None:
-    """The backup knows of no job at any client: all seem to be free, until they have told."""
-    async with world(tmp_path, server=ATTEMPTS) as there:
+    """The backup knows of no job at any client: all seem to be free until they have told, which
+    takes one of them a while."""
+    async with world(tmp_path, server=ATTEMPTS, client={"SLOTS": "4"}) as there:
         gate = there.gate()
         for client in there.clients:
             await client.stop()
@@ -141,8 +143,10 @@ async def test_what_was_queued_with_nobody_there_is_taken_up_too(tmp_path: Path)
             await client.start()
         for id in ids:
             await there.begun(id)
+        there.proxies[1].add(slow := Rule("state", Delay(1.0)))
 
         await _lose_and_restore(there)
+        await slow.hit.wait()
         gate.open()
         await there.ended()
 

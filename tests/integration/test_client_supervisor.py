@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -254,6 +255,31 @@ async def test_a_file_that_cannot_be_read_was_written_all_the_same(tmp_path: Pat
 
     assert run_file.read_run(str(run)) == {"started": {}}
     assert run_file.read_run(str(tmp_path / "none")) == {}
+
+
+async def test_an_end_that_cannot_be_kept_is_told(client: Agent, gate: Gate) -> None:
+    """The disk fails even where room was kept: no other run ends for it, and the next can come."""
+    other = Gate(client.data_path.parent, "other")
+    ends = await client.submit(f"{gate.wait}; exit 3")
+    killed = await client.submit(other.wait)
+    await gate.reached()
+    await other.reached()
+    pid = client.supervisor_pid()
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
+
+    gate.open()
+    end = await client.stream.ended(ends["id"])
+    answer = await client.kill(killed["id"])
+
+    assert (end["status"], end["exit_code"]) == ("Failed", 3)
+    assert answer.status == 200
+    assert (await client.stream.ended(killed["id"]))["status"] == "Killed"
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
+    assert (await client.run("true"))["status"] == "Completed"
+    assert client.supervisor_pid() == pid
+    other.close()
+    gate.close()
 
 
 async def test_a_long_data_path_works(tmp_path: Path, session: aiohttp.ClientSession) -> None:

@@ -82,6 +82,22 @@ async def test_what_the_client_no_longer_knows_is_lost(
         assert (again.job, again.attempt) == (id, 2)
 
 
+async def test_what_the_client_was_told_to_drop_is_lost(stand_in: StandIn, tmp_path: Path) -> None:
+    """The server was restored from a backup, and does not know that it once had the result."""
+    async with server_of(tmp_path, [stand_in.base]) as server:
+        await client_is_there(server.portal)
+        id = await server.portal.upload("true")
+        held = await stand_in.takes()
+        await stand_in.runs(held)
+        await server.portal.reached(id, "Running")
+        stand_in.forget(held)
+        stand_in.dropped.add(held.id)
+        await stand_in.cut()
+
+        again = await stand_in.takes()
+        assert (again.job, again.attempt) == (id, 2)
+
+
 async def test_what_is_only_missing_from_the_list_is_not_lost(
     stand_in: StandIn, tmp_path: Path
 ) -> None:

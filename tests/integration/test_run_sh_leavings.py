@@ -1,6 +1,8 @@
 """What run.sh leaves running, prints and does to itself."""
 
 import os
+import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -70,6 +72,28 @@ async def test_an_orphan_of_its_group_is_killed_too(client: Agent) -> None:
 
     result = await client.result(payload["id"])
     assert not alive(int(result.read("pid")))
+
+
+async def test_a_zombie_that_nobody_collects_is_not_waited_for(client: Agent) -> None:
+    """Its parent has left the group, and does not look after it: it runs no more, and writes
+    nothing."""
+    payload = await client.run(f"""
+{sys.executable} - <<'END' &
+import os, time
+if os.fork() == 0:
+    time.sleep(1000)
+os.setsid()
+with open("parent", "w") as file:
+    print(os.getpid(), file=file, flush=True)
+    time.sleep(1000)
+END
+until [ -s parent ]; do :; done
+""")
+
+    parent = int((await client.result(payload["id"])).read("parent"))
+    os.kill(parent, signal.SIGKILL)
+    assert payload["reason"] == "run.sh ended with 0"
+    assert (await client.portal.get("/health")).json["slots_in_use"] == 0
 
 
 @pytest.mark.parametrize("number", ["9", "15"])

@@ -16,6 +16,7 @@ from orchestrator_shared.protocol import (
     H_ATTEMPT,
     H_INSTANCE,
     H_JOB,
+    H_JOB_STATUS,
     H_LIMIT,
     H_PROTOCOL,
     PROTOCOL,
@@ -78,6 +79,8 @@ class StandIn:
     #: The Range of every request for a result.
     ranges: list[str | None] = field(default_factory=list)
     held: dict[int, Held] = field(default_factory=dict)
+    #: The payloads that it remembers to have been told to drop.
+    dropped: set[int] = field(default_factory=set)
     base: str = ""
 
     def __post_init__(self) -> None:
@@ -282,6 +285,8 @@ class StandIn:
     async def _retrieve(self, request: web.Request) -> web.Response:
         id = int(request.match_info["id"])
         self.asked.put_nowait(id)
+        if id in self.dropped:
+            return web.Response(status=204, headers={H_JOB_STATUS: "Cleaned"})
         return web.Response(status=202 if id in self.held else 404)
 
     async def _kill(self, request: web.Request) -> web.Response:

@@ -22,17 +22,25 @@ def boot_id() -> str:
         return file.read().strip()
 
 
-def read_stat(pid: int) -> tuple[str, int, int]:
-    """State, session and start (in clock ticks since the boot) of a process; zeros for none.
+def read_stat(pid: int) -> tuple[str, int, int, int]:
+    """State, session, start (in clock ticks since the boot) and process group; zeros for none.
 
-    Fields 3, 6 and 22 of /proc/<pid>/stat (proc_pid_stat(5)), behind a name that may hold anything.
+    Fields 3, 6, 22 and 5 of /proc/<pid>/stat (proc_pid_stat(5)), behind a name that may hold
+    anything.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
-        return fields[0].decode(), int(fields[3]), int(fields[19])
+        return fields[0].decode(), int(fields[3]), int(fields[19]), int(fields[2])
     except (OSError, IndexError, ValueError):
-        return "", 0, 0
+        return "", 0, 0, 0
+
+
+def _all_stats() -> list[tuple[int, str, int, int, int]]:
+    """Every process that runs, and what read_stat says of it; zombies do not run."""
+    pids = [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()]
+    stats = [(pid, *read_stat(pid)) for pid in pids]
+    return [stat for stat in stats if stat[1] not in ("", "Z", "X")]
 
 
 def identify(pid: int) -> dict[str, Any]:
@@ -50,15 +58,18 @@ def signal_group(group: int, number: int) -> bool:
     return True
 
 
+def group_runs(group: int) -> bool:
+    """Whether something of a process group runs: more than a zombie that nobody collects."""
+    return any(its == group for *_, its in _all_stats())
+
+
 def end_session(session: int, ticks: int) -> None:
     """Kill what is left of the session of a process that began then, and wait until it is gone."""
     if read_stat(session)[2] not in (0, ticks):
         # The number is another's now: it was free, so nothing of the session was left.
         return
     for _ in range(int(SESSION_PATIENCE / SESSION_LOOK)):
-        pids = [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()]
-        stats = [(pid, *read_stat(pid)) for pid in pids]
-        left = [pid for pid, state, its, _ in stats if its == session and state not in "ZX"]
+        left = [pid for pid, _, its, _, _ in _all_stats() if its == session]
         if not left:
             return
         for pid in left:

@@ -26,12 +26,14 @@ import resource
 import selectors
 import signal
 import socket
+import sys
 import time
 from typing import Any
 
 from orchestrator_client.processes import (
     boot_id,
     end_session,
+    group_runs,
     identify,
     oom_counter,
     read_oom_kills,
@@ -46,11 +48,12 @@ LOCK_NAME = "supervisor.lock"
 FIRST_PATIENCE = 30.0
 #: How long the client may take nothing of what it is told (seconds) before it is cut off.
 SAY_PATIENCE = 5.0
-#: How often what has been sent SIGKILL is looked at (seconds).
-LEAVE_LOOK = 0.02
-#: How long it is waited for (seconds); then it is stuck, and looked at less often.
-STUCK_AFTER = 60.0
+#: How soon it is looked what is left of a run that has ended (seconds); then each time twice as
+#: late, up to the second.
+LEAVE_LOOK = 0.01
 STUCK_LOOK = 1.0
+#: How long it is waited for (seconds); then it is stuck.
+STUCK_AFTER = 60.0
 #: The exit status of SIGKILL, which a shell passes on from what it has called (128 + 9).
 KILLED = 137
 PR_SET_CHILD_SUBREAPER = 36
@@ -77,8 +80,22 @@ class Run:
         self.due_at = math.inf
         #: Whether SIGKILL has been sent.
         self.dying = False
+        #: When it is looked closer what is left of it, and how long after that again.
+        self.look_at = math.inf
+        self.look = LEAVE_LOOK
         #: What the kernel had killed before it began.
         self.oom_kills: int | None = None
+
+    def is_left(self, now: float) -> bool:
+        """Whether something of its process group is there, and, where it is time to look closer,
+        runs."""
+        if not signal_group(self.pid, 0):
+            return False
+        if now < self.look_at:
+            return True
+        self.look_at = now + self.look
+        self.look = min(2 * self.look, STUCK_LOOK)
+        return group_runs(self.pid)
 
     def killed(self) -> dict[str, Any]:
         """Whose wish its end is: nothing where it is its own."""
@@ -122,13 +139,10 @@ class Supervisor:
 
     def _timeout(self) -> float | None:
         """How long there is nothing to do by itself; there are few runs, so each is looked at."""
-        due = min((min(run.limit_at, run.due_at) for run in self._runs.values()), default=math.inf)
+        runs = (*self._runs.values(), *self._stuck.values())
+        due = min((min(run.limit_at, run.due_at, run.look_at) for run in runs), default=math.inf)
         if not self._client and not self._holds_any():
             due = self._patience
-        if any(run.end is not None for run in self._runs.values()):
-            due = min(due, time.monotonic() + LEAVE_LOOK)
-        elif self._stuck:
-            due = min(due, time.monotonic() + STUCK_LOOK)
         return None if due == math.inf else max(0.0, due - time.monotonic())
 
     # --- the client
@@ -192,15 +206,15 @@ class Supervisor:
             end = before.get("ended") or {"lost": True}
             self._say("ended", id, **before.get("killed", {}), **end)
             return
-        write_record(run.descriptor, "started", identify(0))
         self._runs[id] = run
         run.oom_kills = read_oom_kills(self._oom_counter)
         try:
+            write_record(run.descriptor, "started", identify(0))
             run.pid = self._spawn(order)
         except OSError as error:
             self._end(run, None, f"run.sh could not be started: {error.strerror}")
             return
-        write_record(run.descriptor, "started", identify(run.pid))
+        _keep(run, "started", identify(run.pid))
         self._by_pid[run.pid] = run
         if order["timeout"] is not None:
             run.limit_at = run.began + order["timeout"]
@@ -237,8 +251,7 @@ class Supervisor:
             return
         if run.cause is None:
             run.cause = cause
-            write_record(run.descriptor, "killed", run.killed())
-            os.fsync(run.descriptor)
+            _keep(run, "killed", run.killed(), durable=True)
             signal_group(run.pid, signal.SIGTERM)
             run.limit_at = math.inf
             run.due_at = time.monotonic() + grace
@@ -247,7 +260,7 @@ class Supervisor:
     def _do_due(self) -> None:
         now = time.monotonic()
         for run in list(self._runs.values()):
-            if run.end is not None and not signal_group(run.pid, 0):
+            if run.end is not None and not run.is_left(now):
                 self._let_go(run)
             elif now >= run.due_at:
                 if run.dying:
@@ -257,7 +270,7 @@ class Supervisor:
             elif now >= run.limit_at:
                 self._kill(run.id, "limit", run.grace)
         for run in list(self._stuck.values()):
-            if run.pid not in self._by_pid and not signal_group(run.pid, 0):
+            if not run.is_left(now) and run.pid not in self._by_pid:
                 del self._stuck[run.id]
                 self._say("gone", run.id)
 
@@ -273,8 +286,10 @@ class Supervisor:
         if run.end is None:
             run.end = {"exit_code": None, "signal": None, "error": None}
         run.end["stuck"] = True
-        write_record(run.descriptor, "ended", run.end)
+        _keep(run, "ended", run.end)
         self._stuck[run.id] = run
+        run.due_at = math.inf
+        run.look_at = time.monotonic()
         self._let_go(run)
 
     def _reap(self) -> None:
@@ -305,7 +320,8 @@ class Supervisor:
             run.end["wall_s"] = round(time.monotonic() - run.began, 6)
             if run.end["exit_code"] == KILLED and run.cause is None:
                 run.end["oom"] = self._memory_ran_out(run)
-        write_record(run.descriptor, "ended", run.end)
+        _keep(run, "ended", run.end)
+        run.look_at = time.monotonic() + run.look
         if not run.pid or not signal_group(run.pid, 0):
             self._let_go(run)
 
@@ -316,8 +332,21 @@ class Supervisor:
     def _let_go(self, run: Run) -> None:
         del self._runs[run.id]
         self._say("ended", run.id, **run.killed(), **(run.end or {}))
-        os.fsync(run.descriptor)
+        _keep(run, "ended", run.end or {}, durable=True)
         os.close(run.descriptor)
+
+
+def _keep(run: Run, name: str, content: dict[str, Any], *, durable: bool = False) -> None:
+    """Write a record. Where the disk fails all the same, what the client is told has to do: the
+    other runs are not to end for it."""
+    try:
+        write_record(run.descriptor, name, content)
+        if durable:
+            os.fsync(run.descriptor)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"payload {run.id}: its {name} cannot be kept: {error.strerror}\n")
+            sys.stderr.flush()
 
 
 _ALL_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}

@@ -20,7 +20,7 @@ from acceptance.faults.world import (
 pytestmark = pytest.mark.timeout(60 + 2 * PATIENCE)
 
 JOBS = 20 * SCALE
-KILLS = 2 + 3 * (SCALE - 1)
+KILLS = 3 * SCALE
 
 
 async def kill_server(world: World) -> None:

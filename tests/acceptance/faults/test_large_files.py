@@ -71,6 +71,7 @@ async def test_a_commit_that_may_not_be_written_loses_nothing(tmp_path: Path) ->
         await there.settled()
 
 
+@pytest.mark.faults
 async def test_a_submit_that_may_not_be_kept_waits_at_the_server(tmp_path: Path) -> None:
     """Queued, with the reason; no attempt is lost."""
     async with world(tmp_path, clients=1, server=ONE_ATTEMPT) as there:
@@ -81,6 +82,7 @@ async def test_a_submit_that_may_not_be_kept_waits_at_the_server(tmp_path: Path)
         assert len(there.checker.attempts(id)) == 1
 
 
+@pytest.mark.faults
 async def test_a_result_that_may_not_be_packed_is_packed_later(tmp_path: Path) -> None:
     """The end of a payload waits until there is room; no attempt is lost by it."""
     async with world(tmp_path, clients=1, server=ONE_ATTEMPT) as there:

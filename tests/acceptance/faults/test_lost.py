@@ -15,6 +15,7 @@ from acceptance.faults.world import (
     kill_container,
     kill_supervisor,
     send_signal,
+    side_by_side,
     supervisor_of,
     world,
 )
@@ -213,17 +214,10 @@ async def gone_against_a_wish(root: Path) -> None:
 
 
 async def test_what_a_client_held_that_is_gone_goes_to_another(tmp_path: Path) -> None:
-    """Side by side, for all of them wait until a client has been silent for long enough."""
-    async with asyncio.TaskGroup() as group:
-        for scenario in (
-            gone_for_too_long,
-            gone_with_nobody_else,
-            gone_by_hand,
-            gone_against_a_wish,
-        ):
-            root = tmp_path / scenario.__name__
-            root.mkdir()
-            group.create_task(scenario(root))
+    """However it comes to be gone, and whatever it held."""
+    await side_by_side(
+        tmp_path, gone_for_too_long, gone_with_nobody_else, gone_by_hand, gone_against_a_wish
+    )
 
 
 async def test_a_client_that_stops_hands_back_what_it_runs(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.faults.messages import ALL, KILLS
-from acceptance.faults.world import PATIENCE, SCALE, World, world
+from acceptance.faults.world import PATIENCE, SCALE, World, side_by_side, world
 from support.faults import Delay, Drop, Flip, Rule, Slow, Stall
 
 pytestmark = pytest.mark.timeout(60 + 2 * PATIENCE)
@@ -117,14 +117,13 @@ async def damaged_result(root: Path) -> None:
         await there.settled()
 
 
+async def test_a_stream_that_stalls_is_given_up_and_opened_again(tmp_path: Path) -> None:
+    """In whatever message: nobody waits for longer than CLIENT_LOST_AFTER."""
+    await stalled_streams(tmp_path)
+
+
+@pytest.mark.faults
 async def test_what_stalls_is_given_up_and_made_again(tmp_path: Path) -> None:
     """Nobody waits for longer than the silence that is allowed; and what never gets through does
-    not hold up its job for good. Side by side, for all that takes time here is silence."""
-    scenarios = [stalled_kills, stalled_streams, damaged_result]
-    if SCALE > 1:
-        scenarios.append(stalled_requests)
-    async with asyncio.TaskGroup() as group:
-        for scenario in scenarios:
-            root = tmp_path / scenario.__name__
-            root.mkdir()
-            group.create_task(scenario(root))
+    not hold up its job for good."""
+    await side_by_side(tmp_path, stalled_kills, stalled_requests, damaged_result)

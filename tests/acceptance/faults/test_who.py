@@ -15,6 +15,7 @@ from acceptance.faults.world import (
     kill_container,
     processes_in,
     send_signal,
+    side_by_side,
     world,
 )
 from support.faults import Instead, Rule
@@ -231,10 +232,5 @@ async def frozen(root: Path) -> None:
 
 
 async def test_a_client_that_is_lost_holds_up_nobody_else(tmp_path: Path) -> None:
-    """Longer than CLIENT_LOST_AFTER: what it held is Unknown, and what becomes of that depends on
-    who is back. Side by side, for both have to wait until the client counts as lost."""
-    async with asyncio.TaskGroup() as group:
-        for scenario in (empty_disk, frozen):
-            root = tmp_path / scenario.__name__
-            root.mkdir()
-            group.create_task(scenario(root))
+    """What it held is Unknown, and what becomes of that depends on who is back."""
+    await side_by_side(tmp_path, empty_disk, frozen)

@@ -10,6 +10,7 @@ from orchestrator_client.payloads import Payload
 from orchestrator_client.runner import has_ended
 from orchestrator_shared.archive import in_thread, zip_directory
 from orchestrator_shared.errors import NotFound
+from orchestrator_shared.protocol import H_JOB_STATUS
 from orchestrator_shared.sealed import Sealed, answer_sealed
 from orchestrator_shared.status import PayloadStatus
 
@@ -21,7 +22,7 @@ async def retrieve(request: web.Request) -> web.StreamResponse:
         return await _packed(request, payload)
     if not has_ended(payload):
         return payload_answer(request, payload, 202)
-    return web.Response(status=204)
+    return web.Response(status=204, headers={H_JOB_STATUS: payload.status})
 
 
 async def result(request: web.Request) -> web.StreamResponse:

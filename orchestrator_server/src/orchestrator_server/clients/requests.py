@@ -30,6 +30,7 @@ from orchestrator_shared.protocol import (
     H_CHECK,
     H_INSTANCE,
     H_JOB,
+    H_JOB_STATUS,
     H_LIMIT,
     H_PROTOCOL,
     H_SERVER,
@@ -41,6 +42,7 @@ from orchestrator_shared.protocol import (
     SILENCE_LIMIT,
     claim_check,
 )
+from orchestrator_shared.status import PayloadStatus
 
 Payload = dict[str, Any]
 
@@ -165,7 +167,8 @@ class Requests:
             raise ClientUnreachable(client=self._address.base, problem=str(error)) from error
 
     async def has_lost(self, job: Job) -> bool:
-        """Whether the client itself, asked for just this payload, says that there is none.
+        """Whether the client itself, asked for just this payload, says that there is none, or that
+        it was told to drop it.
 
         Raises:
             ClientUnreachable: it did not answer.
@@ -273,7 +276,8 @@ def _says_gone(response: aiohttp.ClientResponse, job: Job) -> bool:
     """Whether the very client that has a job says that it has no such payload: a 404 of a proxy,
     or of another client at its address, proves nothing."""
     itself = response.headers.get(H_INSTANCE) == job.instance
-    return response.status == 404 and itself and _is_client(response)
+    cleaned = response.headers.get(H_JOB_STATUS) == PayloadStatus.CLEANED
+    return (response.status == 404 or cleaned) and itself and _is_client(response)
 
 
 def _is_client(response: aiohttp.ClientResponse) -> bool:
