@@ -1,12 +1,10 @@
-"""Everything here carries the mark `faults`: it takes minutes, and has a make target of its own."""
-
-from pathlib import Path
+"""Says with which random moments the faults came; what carries the mark `faults` takes long."""
 
 import pytest
 
+from acceptance.faults.world import SCALE, SEED
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what stands beside this file, and nothing else."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker("faults")
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What makes a run the same again."""
+    terminalreporter.write_line(f"faults: FAULTS_SEED={SEED} FAULTS_SCALE={SCALE}")

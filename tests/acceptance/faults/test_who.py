@@ -18,7 +18,7 @@ from acceptance.faults.world import (
     side_by_side,
     world,
 )
-from support.faults import Instead, Rule
+from support.faults import Instead, Record, Rule
 from support.processes import Program
 
 pytestmark = pytest.mark.timeout(60 + 2 * PATIENCE)
@@ -90,6 +90,40 @@ async def test_a_result_that_waits_is_fetched_from_its_client(tmp_path: Path) ->
         first.cut()
         second.cut()
         await there.settled()
+        assert not there.checker.run_again()
+
+
+async def test_a_request_that_reaches_another_client_is_not_taken(tmp_path: Path) -> None:
+    """Another client answers there already, and the stream of the former one does not show it yet:
+    nothing runs at two clients, and nobody's job is killed for another's."""
+    async with world(tmp_path) as there:
+        jobs, gates = dict[int, int](), [there.gate(), there.gate()]
+        for gate in gates:
+            ends = ("Killed", "Completed")
+            id = await there.upload(script=gate.script, label="at the gate", ends=ends)
+            jobs[there.client_of(await there.portal.reached(id, "Running"))] = id
+            await there.begun(id)
+        first, second = there.proxies
+        first.target, second.target = second.target, first.target
+        rules = [
+            Rule(kind, Record(), times=2) for kind in ("POST /submit answer", "POST /kill answer")
+        ]
+        first.add(*rules)
+        second.add(rules[0])
+        terminating = asyncio.create_task(there.terminate(jobs[0]))
+        large = [await there.upload(large=True, user_id=2) for _ in range(2)]
+        for rule in rules:
+            await rule.hit.wait()
+        first.cut()
+        second.cut()
+        await terminating
+        for id in large:
+            await there.portal.ended(id)
+        for gate in gates:
+            gate.open()
+        await there.settled()
+        assert (await there.portal.job(jobs[0]))["status"] == "Killed"
+        assert (await there.portal.job(jobs[1]))["status"] == "Completed"
         assert not there.checker.run_again()
 
 

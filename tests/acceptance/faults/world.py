@@ -6,7 +6,7 @@ import io
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -290,7 +290,7 @@ async def world(
             await there.close()
 
 
-async def side_by_side(root: Path, *scenarios: Callable[[Path], Awaitable[None]]) -> None:
+async def side_by_side(root: Path, *scenarios: Callable[[Path], Coroutine[Any, Any, None]]) -> None:
     """All at once, each in a folder of its own: for those that spend their time waiting until
     somebody has been silent for long enough."""
     async with asyncio.TaskGroup() as group:
