@@ -131,7 +131,7 @@ async def test_what_was_sent_after_the_backup_is_taken_up_where_it_is(tmp_path: 
 async def test_what_was_queued_with_nobody_there_is_taken_up_too(tmp_path: Path) -> None:
     """The backup knows of no job at any client: all seem to be free until they have told, which
     takes one of them a while."""
-    async with world(tmp_path, server=ATTEMPTS, client={"SLOTS": "4"}) as there:
+    async with world(tmp_path, server=ATTEMPTS, client={"SLOTS": "3"}) as there:
         gate = there.gate()
         for client in there.clients:
             await client.stop()
@@ -139,10 +139,10 @@ async def test_what_was_queued_with_nobody_there_is_taken_up_too(tmp_path: Path)
         ids = [await there.upload(script=gate.script, large=n % 2 > 0) for n in range(4)]
         done = await command(there.server, "backup", "backup")
         assert done.code == 0, done
-        for client in there.clients:
+        for client, taken in zip(there.clients, (ids[:3], ids[3:]), strict=True):
             await client.start()
-        for id in ids:
-            await there.begun(id)
+            for id in taken:
+                await there.begun(id)
         there.proxies[1].add(slow := Rule("state", Delay(1.0)))
 
         await _lose_and_restore(there)

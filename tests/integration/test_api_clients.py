@@ -10,7 +10,8 @@ import pytest
 from orchestrator_server.api.parameters import WAIT_MOST
 from orchestrator_server.clients.directory import NoSuchClient, SeveralClients
 from orchestrator_server.config import ClientAddress, Service
-from orchestrator_server.keys import OPERATOR, POOL
+from orchestrator_server.keys import OPERATOR
+from orchestrator_server.tasks import getter
 from orchestrator_shared.portal import ClientsSchema, ServicesSchema
 from support.servers import OwnServer, server_of, server_with
 from support.standin import StandIn, running_stand_in
@@ -189,18 +190,19 @@ async def test_a_name_that_fits_no_client_is_refused(stand_in: StandIn, tmp_path
             await server.app[OPERATOR].drain("0000")
 
 
-async def test_all_payloads_are_compared_now_and_then(stand_in: StandIn, tmp_path: Path) -> None:
+async def test_all_payloads_are_compared_now_and_then(
+    stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One that was lost without a word is asked for, and run again."""
-    async with server_of(tmp_path, [stand_in.base]) as server:
+    monkeypatch.setattr(getter, "LIST_INTERVAL", 0.05)
+    async with server_of(tmp_path, [stand_in.base], getter_interval=0.02) as server:
         await client_is_there(server.portal)
         id = await server.portal.upload("true")
         held = await stand_in.takes()
         await stand_in.runs(held)
         await server.portal.reached(id, "Running")
-        stand_in.forget(held)
-        (client,) = server.app[POOL].endpoints
-        await client.list_again()
         assert await stand_in.orders.get() == "list"
+        stand_in.forget(held)
         assert await stand_in.submits.get() == (id, 2)
 
 

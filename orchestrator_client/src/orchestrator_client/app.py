@@ -18,6 +18,7 @@ from orchestrator_client.payloads import Payload, Payloads
 from orchestrator_client.rebuild import rebuild
 from orchestrator_client.runner import Runner
 from orchestrator_client.standing import Standing
+from orchestrator_client.starting import Starting
 from orchestrator_client.stopping import Stopping
 from orchestrator_client.streams import Streams
 from orchestrator_shared.answers import errors_become_answers
@@ -76,7 +77,22 @@ def create_app(config: Config, clock: Clock | None = None) -> web.Application:
         streams.look()
         runner.task.wake()
 
-    app = web.Application(middlewares=[errors_become_answers])
+    def take_up() -> None:
+        rebuild(config.data_path, payloads, identity, clock.now())
+        cleaner.remember()
+
+    async def begin() -> None:
+        payloads.listener = on_change
+        standing.listener = on_standing
+        runner.stuck_listener = streams.look
+        await runner.open()
+        for task in tasks:
+            await task.start()
+        log.info("instance %s, %d slots, %s", identity.instance, config.slots, config.data_path)
+
+    starting = Starting(take_up, begin)
+
+    app = web.Application(middlewares=[errors_become_answers, starting.wait])
     app[keys.CONFIG] = config
     app[keys.IDENTITY] = identity
     app[keys.PAYLOADS] = payloads
@@ -95,22 +111,12 @@ def create_app(config: Config, clock: Clock | None = None) -> web.Application:
         response.headers[H_PROTOCOL] = str(PROTOCOL)
         response.headers[H_INSTANCE] = identity.instance
 
-    async def start(_app: web.Application) -> None:
-        rebuild(config.data_path, payloads, identity, clock.now())
-        cleaner.remember()
-        payloads.listener = on_change
-        standing.listener = on_standing
-        runner.stuck_listener = streams.look
-        await runner.open()
-        for task in tasks:
-            await task.start()
-        log.info("instance %s, %d slots, %s", identity.instance, config.slots, config.data_path)
-
     async def shut_down(_app: web.Application) -> None:
         standing.leave()
         await streams.close()
 
     async def stop(_app: web.Application) -> None:
+        await starting.stop()
         for task in tasks[2:]:
             await task.stop()
         await runner.close()
@@ -119,7 +125,7 @@ def create_app(config: Config, clock: Clock | None = None) -> web.Application:
         identity.release()
 
     app.on_response_prepare.append(sign)
-    app.on_startup.append(start)
+    app.on_startup.append(starting.start)
     app.on_shutdown.append(shut_down)
     app.on_cleanup.append(stop)
     return app

@@ -290,7 +290,8 @@ def _begin(db_path: str) -> sqlite3.Connection:
             raise SettingError(setting="DB_PATH", problem=problem)
         for name in (db_path, f"{db_path}-wal", f"{db_path}-shm", f"{db_path}-journal"):
             Path(name).unlink(missing_ok=True)
-    connection = sqlite3.connect(db_path, isolation_level=None)
+    # It is filled by another thread at the start, before anybody else uses it.
+    connection = sqlite3.connect(db_path, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     # The disk has the truth: the index need not be durable.
     connection.execute("PRAGMA synchronous = OFF")
