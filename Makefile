@@ -59,8 +59,8 @@ test: $(VENV)/installed-tools .venv-example/installed ## run the tests, or those
 test-prodigy: $(VENV)/installed-tools .venv-prodigy/installed ## run PRODIGY (needs a C compiler)
 	$(BIN)/python -m pytest -m prodigy tests/acceptance
 
-test-faults: $(VENV)/installed-tools ## inject faults: kill -9, cuts, full disks (takes minutes)
-	$(BIN)/python -m pytest -m faults tests/acceptance/faults
+test-faults: $(VENV)/installed-tools ## run the fault scenarios in full: 30 kills of each kind, cuts, full disks
+	FAULTS_SCALE=10 $(BIN)/python -m pytest -m "not prodigy" --timeout 1500 tests/acceptance/faults
 
 soak: $(VENV)/installed-tools ## inject faults at random for MINUTES=30, and print what became of all jobs
 	PYTHONPATH=tests $(BIN)/python -m acceptance.faults.soak $(or $(MINUTES),30)

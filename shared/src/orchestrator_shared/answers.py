@@ -22,6 +22,7 @@ STATUSES: Mapping[type[Exception], int] = {
     errors.Silent: 408,
     errors.Conflict: 409,
     errors.TooLarge: 413,
+    errors.Misdirected: 421,
     errors.DamagedOnTheWay: 422,
     errors.ClientUnreachable: 502,
     errors.NoSpace: 507,

@@ -86,6 +86,10 @@ class OtherService(Conflict):
     """This client runs jobs of the service '{own}' alone, not of '{service}' (SERVICE)."""
 
 
+class Misdirected(OrchestratorError):
+    """This is client {instance}, and the request is meant for client {wanted}. Nothing was done."""
+
+
 class DamagedOnTheWay(OrchestratorError):
     """{what} did not arrive as it was sent. Nothing was kept; send it again."""
 

@@ -13,7 +13,7 @@ PROTOCOL: Final = 1
 H_PROTOCOL: Final = "Orchestrator-Protocol"
 #: Which server speaks: the random id that its database and its DATA_PATH share.
 H_SERVER: Final = "Orchestrator-Server"
-#: Which client answers: the random id in its DATA_PATH.
+#: Which client answers, and which one a request is meant for: the random id in its DATA_PATH.
 H_INSTANCE: Final = "Orchestrator-Instance"
 H_JOB: Final = "Orchestrator-Job"
 H_ATTEMPT: Final = "Orchestrator-Attempt"

@@ -37,10 +37,10 @@ async def test_a_clock_that_is_set_under_load_changes_nothing(tmp_path: Path, se
         ids = [await there.upload(script=gate.script) for _ in range(2)]
         for id in ids:
             await there.begun(id)
-        uploading = asyncio.create_task(load(there, 12 * SCALE))
-        await there.changes(20, uploading)
+        uploading = asyncio.create_task(load(there, 8 * SCALE))
+        await there.changes(10, uploading)
         clock.set(seconds)
-        await there.changes(20, uploading)
+        await there.changes(10, uploading)
         await there.kill_server()
         await there.server.start()
         client = there.random.choice(there.clients)

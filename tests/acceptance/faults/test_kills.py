@@ -66,7 +66,14 @@ async def kill_any(world: World) -> None:
 
 @pytest.mark.parametrize(
     "kill",
-    [kill_server, kill_a_client, kill_a_supervisor, kill_a_container, kill_both, kill_any],
+    [
+        kill_server,
+        kill_a_client,
+        kill_a_supervisor,
+        kill_a_container,
+        kill_any,
+        pytest.param(kill_both, marks=pytest.mark.faults),
+    ],
     ids=lambda kill: kill.__name__,
 )
 async def test_every_job_ends_once_whatever_dies(

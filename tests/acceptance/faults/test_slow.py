@@ -47,6 +47,7 @@ async def test_a_slow_connection_is_waited_for(tmp_path: Path) -> None:
         assert not there.checker.run_again()
 
 
+@pytest.mark.faults
 async def test_a_late_connection_is_waited_for(tmp_path: Path) -> None:
     """The same where every message takes its time before anything of it arrives."""
     async with world(tmp_path, clients=1) as there:

@@ -151,7 +151,9 @@ async def test_a_job_of_a_dead_container_is_not_run_again_against_a_wish(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("stops", "exit_code"), [(True, 0), (True, 3), (False, 0)], ids=["ends", "fails", "stays"]
+    ("stops", "exit_code"),
+    [(True, 0), pytest.param(True, 3, marks=pytest.mark.faults), (False, 0)],
+    ids=["ends", "fails", "stays"],
 )
 async def test_a_kill_that_its_client_did_not_live_to_see(
     tmp_path: Path, stops: bool, exit_code: int

@@ -4,13 +4,14 @@ import math
 
 from aiohttp import web
 
-from orchestrator_client.keys import PAYLOADS, RUNNER
+from orchestrator_client.keys import IDENTITY, PAYLOADS, RUNNER
 from orchestrator_client.payloads import Payload
 from orchestrator_client.workdir import Claim
-from orchestrator_shared.errors import DamagedOnTheWay, NotFound, NotUsable
+from orchestrator_shared.errors import DamagedOnTheWay, Misdirected, NotFound, NotUsable
 from orchestrator_shared.protocol import (
     H_ATTEMPT,
     H_CHECK,
+    H_INSTANCE,
     H_JOB,
     H_LIMIT,
     H_PROTOCOL,
@@ -27,6 +28,7 @@ def read_claim(request: web.Request) -> Claim:
 
     Raises:
         DamagedOnTheWay: it does not have the check that it came with.
+        Misdirected: it is meant for another client.
         NotUsable: it speaks another protocol, or names a job without the rest.
     """
     headers = request.headers
@@ -36,6 +38,9 @@ def read_claim(request: web.Request) -> Claim:
         named = [headers.get(name, "") for name in (H_SERVER, H_JOB, H_ATTEMPT, H_SERVICE)]
         if check != claim_check(*named, *request.match_info.values()):
             raise DamagedOnTheWay(what="The head of the request")
+    own = request.app[IDENTITY].instance
+    if (wanted := headers.get(H_INSTANCE, own)) != own:
+        raise Misdirected(instance=own, wanted=wanted)
     job, attempt = _number(request, H_JOB), _number(request, H_ATTEMPT)
     server = headers.get(H_SERVER, "")
     if (job is None) != (attempt is None) or (job is not None and not server):

@@ -137,6 +137,8 @@ class Requests:
         message = f"HTTP {response.status}"
         with contextlib.suppress(ValueError, aiohttp.ClientError, KeyError, TypeError):
             message = str((await response.json())["message"])
+        if response.status == 421:
+            return NotReceived(problem=message)
         if response.status == 409:
             held = response.headers.get(H_ATTEMPT, "")
             return Outdated(int(held)) if held.isdigit() else RefusedForNow(message)
@@ -269,6 +271,8 @@ class Requests:
             H_PROTOCOL: str(PROTOCOL),
             **dict(zip((H_SERVER, H_JOB, H_ATTEMPT), named, strict=True)),
             H_CHECK: claim_check(*named, service, path),
+            # Another client may answer at the address by now.
+            **({H_INSTANCE: job.instance} if job.instance else {}),
         }
 
 
