@@ -282,6 +282,24 @@ async def test_an_end_that_cannot_be_kept_is_told(client: Agent, gate: Gate) -> 
     gate.close()
 
 
+async def test_a_run_that_finds_no_room_is_handed_back(client: Agent, gate: Gate) -> None:
+    """It never began: no attempt is used for a disk that is full."""
+    await client.submit(gate.wait)
+    await gate.reached()
+    pid = client.supervisor_pid()
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
+
+    end = await client.run("echo started > out.txt", job=7)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
+    again = await client.run("echo started > out.txt", job=7, attempt=2)
+
+    assert (end["status"], end["handed_back"], end["result"]) == ("Failed", True, None)
+    assert "could not be started" in end["reason"]
+    assert again["status"] == "Completed"
+    gate.close()
+
+
 async def test_a_long_data_path_works(tmp_path: Path, session: aiohttp.ClientSession) -> None:
     """Longer than the path of a socket may be."""
     long = tmp_path / ("a" * 100) / ("b" * 100) / "client"

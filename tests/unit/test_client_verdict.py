@@ -53,6 +53,7 @@ def judged(end: RunEnd, *, windows_lines: bool = False) -> tuple[
             "client stopped",
             True,
         ),
+        (RunEnd(error="no room", no_room=True), "Failed", "infrastructure", "no room", True),
         (RunEnd(lost=True, cause="hand_back"), "Failed", "infrastructure", "client stopped", True),
         (RunEnd(lost=True), "Failed", "infrastructure", "went down", True),
         (RunEnd(error="no bash"), "Failed", "infrastructure", "no bash", True),
@@ -77,9 +78,11 @@ def test_windows_line_ends_are_named_where_run_sh_fails() -> None:
 def test_only_what_the_client_gave_up_is_handed_back() -> None:
     """Whatever its run.sh came to; it has no exit status then."""
     given_up = judge(RunEnd(exit_code=143, signal=15, cause="hand_back"), windows_lines=False)
+    no_room = judge(RunEnd(error="no room", no_room=True), windows_lines=False)
     lost = judge(RunEnd(lost=True), windows_lines=False)
 
     assert (given_up.handed_back, given_up.exit_code) == (True, None)
+    assert no_room.handed_back is True
     assert lost.handed_back is False
 
 

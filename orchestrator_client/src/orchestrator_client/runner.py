@@ -186,7 +186,9 @@ class Runner:
                 workdir, self._environment(payload, workdir), self._limit(payload)
             )
         except (OSError, Transient) as error:
-            self.on_ended(payload.id, RunEnd(error=f"run.sh could not be started: {error}"))
+            no_room = isinstance(error, OSError) and error.errno in NO_SPACE
+            reason = f"run.sh could not be started: {error}"
+            self.on_ended(payload.id, RunEnd(error=reason, no_room=no_room))
 
     def _limit(self, payload: Payload) -> Limit | None:
         limits = [

@@ -18,6 +18,7 @@ Messages are lines of JSON. From the client: {"do": "start" | "kill", "id": …,
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import math
@@ -56,6 +57,8 @@ STUCK_LOOK = 1.0
 STUCK_AFTER = 60.0
 #: The exit status of SIGKILL, which a shell passes on from what it has called (128 + 9).
 KILLED = 137
+#: What the system says where a disk, a quota or a limit on a file's size is used up.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PR_SET_CHILD_SUBREAPER = 36
 BASH = "/bin/bash"
 
@@ -198,7 +201,7 @@ class Supervisor:
         try:
             run = Run(id, open_run(order["run"]))
         except OSError as error:
-            self._say("ended", id, error=f"run.sh could not be started: {error.strerror}")
+            self._say("ended", id, **_not_started(error))
             return
         before = read_records(run.descriptor)
         if "started" in before:
@@ -212,7 +215,7 @@ class Supervisor:
             write_record(run.descriptor, "started", identify(0))
             run.pid = self._spawn(order)
         except OSError as error:
-            self._end(run, None, f"run.sh could not be started: {error.strerror}")
+            self._end(run, None, **_not_started(error))
             return
         _keep(run, "started", identify(run.pid))
         self._by_pid[run.pid] = run
@@ -284,7 +287,7 @@ class Supervisor:
     def _give_up(self, run: Run) -> None:
         """What SIGKILL has not ended is none of the payload's any more, but takes its slot."""
         if run.end is None:
-            run.end = {"exit_code": None, "signal": None, "error": None}
+            run.end = {"exit_code": None, "signal": None}
         run.end["stuck"] = True
         _keep(run, "ended", run.end)
         self._stuck[run.id] = run
@@ -308,11 +311,11 @@ class Supervisor:
             _, status, usage = os.wait4(found.si_pid, 0)
             if run is not None and run.id not in self._stuck:
                 cpu_s = round(usage.ru_utime + usage.ru_stime, 6)
-                self._end(run, status, None, cpu_s=cpu_s, max_rss=usage.ru_maxrss * 1024)
+                self._end(run, status, cpu_s=cpu_s, max_rss=usage.ru_maxrss * 1024)
 
-    def _end(self, run: Run, status: int | None, error: str | None, **usage: float) -> None:
+    def _end(self, run: Run, status: int | None, **more: Any) -> None:
         """Keep how run.sh ended; it is told once nothing is left that may write to its files."""
-        run.end = {"exit_code": None, "signal": None, "error": error, **usage}
+        run.end = {"exit_code": None, "signal": None, **more}
         if status is not None:
             code = os.waitstatus_to_exitcode(status)
             run.end["exit_code"] = code if code >= 0 else 128 - code
@@ -334,6 +337,11 @@ class Supervisor:
         self._say("ended", run.id, **run.killed(), **(run.end or {}))
         _keep(run, "ended", run.end or {}, durable=True)
         os.close(run.descriptor)
+
+
+def _not_started(error: OSError) -> dict[str, Any]:
+    reason = f"run.sh could not be started: {error.strerror}"
+    return {"error": reason, "no_room": error.errno in NO_SPACE}
 
 
 def _keep(run: Run, name: str, content: dict[str, Any], *, durable: bool = False) -> None:

@@ -45,6 +45,9 @@ def judge(end: RunEnd, *, windows_lines: bool) -> PayloadEnd:
     """The end of a payload; `windows_lines`: whether run.sh has CRLF line ends."""
     if end.cause == "hand_back":
         return handed_back(STOPPED)
+    if end.no_room:
+        # It goes on once there is room, here or elsewhere: meanwhile this client takes nothing.
+        return handed_back(str(end.error))
     status, fault, reason = _verdict(end, windows_lines)
     if end.stuck:
         reason += "; processes of it are still there after SIGKILL"

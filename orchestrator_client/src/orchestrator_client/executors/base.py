@@ -19,6 +19,8 @@ class RunEnd:
     limit: str | None = None
     #: Why it never began.
     error: str | None = None
+    #: Whether that was for want of room on the disk.
+    no_room: bool = False
     #: Whether nobody knows how it ended.
     lost: bool = False
     #: Whether processes of it are still there, which SIGKILL does not end.
