@@ -98,6 +98,23 @@ async def test_what_the_client_was_told_to_drop_is_lost(stand_in: StandIn, tmp_p
         assert (again.job, again.attempt) == (id, 2)
 
 
+@pytest.mark.parametrize("size", [10, 100_000], ids=["small", "large"])
+async def test_an_attempt_that_had_ended_before_a_restore_is_lost(
+    stand_in: StandIn, tmp_path: Path, size: int
+) -> None:
+    """The client remembers it when it is sent again: nothing of it is left, and none is used up."""
+    stand_in.remembers = {1}
+    service = {"max_attempts": 1}
+    async with server_of(tmp_path, [stand_in.base], service=service) as server:
+        await client_is_there(server.portal)
+        id = await server.portal.upload({"run.sh": "true", "in": b"x" * size})
+        assert await stand_in.submits.get() == (id, 1)
+        again = await stand_in.takes()
+        assert (again.job, again.attempt) == (id, 2)
+        await stand_in.ends(again, b"zip", inline=True)
+        assert (await server.portal.ended(id))["status"] == "Completed"
+
+
 async def test_what_is_only_missing_from_the_list_is_not_lost(
     stand_in: StandIn, tmp_path: Path
 ) -> None:

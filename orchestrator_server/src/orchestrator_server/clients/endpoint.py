@@ -313,7 +313,10 @@ class Endpoint:
             if job_input.body is not None:
                 await self._submit_small(job, job_input, job_input.body, limit_s)
             else:
-                await self.requests.submit(job, job_input, folder, limit_s)
+                payload = await self.requests.submit(job, job_input, folder, limit_s)
+                if payload["status"] is PayloadStatus.CLEANED:
+                    # Of that its stream tells nothing.
+                    self._listener.on_state(self, payload, b"")
         except (NotReceived, RefusedForNow, OutcomeUnknown) as error:
             self._back_off(disk=isinstance(error, RefusedForNow) and error.disk)
             raise

@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 
 import aiohttp
 from aiohttp import ClientTimeout, hdrs
+from marshmallow import ValidationError
 
 from orchestrator_server.clients.outcomes import (
     Damaged,
@@ -40,11 +41,17 @@ from orchestrator_shared.protocol import (
     RESULT,
     RETRIEVE_PARTIAL,
     SILENCE_LIMIT,
+    SUBMIT,
+    PayloadSchema,
     claim_check,
+    load,
 )
 from orchestrator_shared.status import PayloadStatus
 
 Payload = dict[str, Any]
+
+#: Made once: making a schema copies all its fields.
+_PAYLOAD: Final = PayloadSchema()
 
 #: How often a transfer is begun again without having got one byte further.
 FETCH_TRIES: Final = 3
@@ -80,8 +87,9 @@ class Requests:
 
     async def submit(
         self, job: Job, job_input: JobInput, folder: Path, limit_s: float | None
-    ) -> None:
-        """Hand over a job, file by file; it may run for `limit_s` seconds.
+    ) -> Payload:
+        """Hand over a job, file by file; it may run for `limit_s` seconds. Gives back what the
+        client makes of it.
 
         Raises:
             SubmitError: it was not taken, or nobody knows.
@@ -120,8 +128,11 @@ class Requests:
                     raise OutcomeUnknown(problem=f"{self._address.base}: {problem}")
                 if response.status != 200:
                     raise await self._refusal(response)
+                return load(_PAYLOAD, await response.json())
         except SubmitError:
             raise
+        except (ValueError, ValidationError) as error:
+            raise OutcomeUnknown(problem=f"the answer to {SUBMIT} does not fit: {error}") from error
         except UNREACHABLE as error:
             problem = f"{self._address.base}: {error or 'it takes nothing'}"
             if written and not isinstance(error, aiohttp.ClientConnectorError):

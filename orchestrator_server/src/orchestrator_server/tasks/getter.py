@@ -114,8 +114,7 @@ class Getter:
         if payload["status"] in PAYLOAD_ENDED:
             self._get(client, payload, result)
         elif payload["status"] is PayloadStatus.CLEANED:
-            # It was acknowledged before this server forgot that: nothing of it is left.
-            self._get(client, {**payload, "lost": True}, b"")
+            self._get(client, payload, b"")
         elif payload["status"] in _LIVE and client.instance is not None:
             observed = self._jobs.observe(
                 payload["job"],
@@ -208,6 +207,10 @@ class Getter:
         """Store the end of an attempt with its result, then have the client drop it."""
         job_id, attempt = payload["job"], payload["attempt"]
         kept: Result | None = None
+        if payload["status"] is PayloadStatus.CLEANED:
+            if (job := await self._settle(client, payload)) is not None:
+                await self._losses.lose_forgotten(client, job)
+            return
         if payload["lost"]:
             if (job := await self._settle(client, payload)) is not None:
                 lose = self._losses.hand_back if payload["handed_back"] else self._losses.lose

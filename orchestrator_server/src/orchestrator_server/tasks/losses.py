@@ -73,6 +73,12 @@ class Losses:
                          spare=await self._died_whole(client, job))  # fmt: skip
         await client.acknowledge(job.id, job.attempt)
 
+    async def lose_forgotten(self, client: Endpoint, job: Job) -> None:
+        """The client was told to drop an attempt before this server forgot that: it was restored
+        from a backup, and nothing of the attempt is left."""
+        await self._lose(job, "it had ended before the restore", spare=True)
+        await client.acknowledge(job.id, job.attempt)
+
     async def hand_back(self, client: Endpoint, job: Job, reason: str | None) -> None:
         """Its client has given an attempt up as it stops: none is used."""
         await self._jobs.requeue(job.id, job.attempt, f"handed back: {reason or 'it stops'}")
