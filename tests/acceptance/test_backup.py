@@ -73,7 +73,7 @@ async def test_a_backup_under_load_and_its_restore_while_clients_run_on(tmp_path
         await there.begun(unknown)
         await load(there, JOBS)
 
-        given, before = dict(there.checker.works), there.checker.starts()
+        given = dict(there.checker.works)
         await _lose_and_restore(there)
         known = _ids(there.server.folder / "backup" / "orch-server.sqlite")
         assert held in known
@@ -87,12 +87,7 @@ async def test_a_backup_under_load_and_its_restore_while_clients_run_on(tmp_path
 
         assert min(set(there.checker.works) - known) > max(given)
         _, problems = there.checker.look()
-        # An attempt that was given after the backup may be given again: it is one of another
-        # generation, as the job that it belongs to has not ended in this one.
-        starts = there.checker.starts()
-        twice = {key for key in starts if len(starts[key]) - len(before.get(key, ())) > 1}
-        assert not twice
-        assert not [problem for problem in problems if "started" not in problem]
+        assert not problems
         (payload,) = _at_clients(there, unknown)
         assert payload == {}
         listed = await command(there.server, "client", "list")
@@ -124,7 +119,9 @@ async def test_what_was_sent_after_the_backup_is_taken_up_where_it_is(tmp_path: 
 
         assert [there.checker.attempts(id) for id in after] == [[1]] * 4
         # They had ended, and nobody has their results any more.
-        assert [there.checker.attempts(id) for id in before] == [[1, 2]] * 4
+        for id in before:
+            first_attempt, other = there.checker.attempts(id)
+            assert (first_attempt, other > 1000) == (1, True)
         there.checker.check()
 
 

@@ -105,7 +105,10 @@ class Operator:
     async def clients(self) -> list[dict[str, Any]]:
         """How every client stands (see overview.py)."""
         loads = await self._records.client_loads()
-        return overview(self._pool, self._directory, loads, self._patience.gone_after)
+        rows = overview(self._pool, self._directory, loads, self._patience.gone_after)
+        if self.paused:
+            return [{**row, "why": "nobody is called: orch-server resume"} for row in rows]
+        return rows
 
     async def gone(self, name: str) -> str:
         """A client will not come back soon: its jobs go to others.

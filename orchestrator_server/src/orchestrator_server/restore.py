@@ -29,6 +29,8 @@ OWNER: Final = "a restore of orch-server"
 #: since the backup. So they are new even where the same backup was restored before.
 AHEAD: Final = 1_000_000
 AHEAD_PER_SECOND: Final = 1_000
+#: Attempts go ahead by this part of it.
+ATTEMPTS_SHARE: Final = 1_000
 
 
 class RestoreFailed(StartError):
@@ -122,6 +124,7 @@ def _begin_generation(database: Path, age: float) -> str:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(sql("begin_numbers"))
         connection.execute(sql("skip_numbers"), {"ahead": ahead})
+        connection.execute(sql("raise_attempts"), {"ahead": ahead // ATTEMPTS_SHARE})
         connection.execute(sql("set_meta"), {"key": PAUSED, "value": "1"})
         connection.execute("COMMIT")
         id: str

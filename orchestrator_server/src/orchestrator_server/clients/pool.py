@@ -144,7 +144,7 @@ class Pool:
     def settles(self, service: str) -> bool:
         """Whether clients of a service may still have to tell which of its jobs they have: after
         a restore this server does not know of all that it has sent."""
-        silent = any(e.instance is None for e in self._named(service))
+        silent = any(not e.listed and e.same_as is None for e in self._named(service))
         return silent and time.monotonic() < self._settles_until
 
     def settle(self) -> None:

@@ -20,6 +20,7 @@ class Job:
     version: int
     folder: str
     attempt: int
+    floor: int
     lost: int
     spared: int
     instance: str | None

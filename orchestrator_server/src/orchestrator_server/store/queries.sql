@@ -68,8 +68,8 @@ SELECT count(*) AS ahead FROM jobs
 -- === 3 send
 
 -- name: process
-UPDATE jobs SET status = 'Processing', version = version + 1, attempt = attempt + 1,
-        instance = :instance, start = :start, client = :client, payload = NULL, started_at = NULL,
+UPDATE jobs SET status = 'Processing', version = version + 1,
+        attempt = max(attempt + 1, floor), instance = :instance, start = :start, client = :client, payload = NULL, started_at = NULL,
         handover = 0, reason = :reason, fault = NULL, changed_at = :now
     WHERE id = :id AND kill_requested = 0
       AND status IN (SELECT old FROM transitions WHERE new = 'Processing')
@@ -228,6 +228,10 @@ SELECT history.*, jobs.ref FROM history JOIN jobs ON jobs.id = history.job
       AND (:service IS NULL OR history.service = :service)
     ORDER BY seq LIMIT :limit;
 
+-- name: next_event
+-- Numbers have gaps: a restore goes on far above them.
+SELECT min(seq) AS seq FROM history WHERE seq > :after;
+
 -- name: last_event
 SELECT coalesce(max(seq), 0) AS seq FROM history;
 
@@ -303,6 +307,11 @@ INSERT INTO sqlite_sequence (name, seq)
 
 -- name: skip_numbers
 UPDATE sqlite_sequence SET seq = seq + :ahead WHERE name IN ('jobs', 'history');
+
+-- name: raise_attempts
+-- Attempts of these jobs may have been given since the backup was made.
+UPDATE jobs SET floor = attempt + :ahead
+    WHERE status IN ('Queued', 'Processing', 'Submitted', 'Running', 'Unknown');
 
 -- name: count_jobs
 -- bounded: for a backup, which looks at all of them.

@@ -202,6 +202,8 @@ class Records:
             found: list[Row] = []
             position = after
             while position < last and len(found) < limit:
+                following = connection.execute(sql("next_event"), {"after": position}).fetchone()
+                position = following["seq"] - 1
                 until = min(position + EVENTS_WINDOW, last)
                 values = {
                     "after": position,

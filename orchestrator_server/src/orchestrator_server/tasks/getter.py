@@ -182,7 +182,11 @@ class Getter:
             await self._jobs.requeue(job.id, job.attempt, f"attempt {attempt} is at {client.name}")
         if client.instance is None or client.start is None:
             return None
-        return await self._jobs.adopt(job.id, attempt, client.instance, client.start, client.name)
+        await self._jobs.adopt(job.id, attempt, client.instance, client.start, client.name)
+        # Another message of the same payload may have been first.
+        now = await self._records.get(job.id)
+        held = now.status in ACTIVE and now.attempt == attempt and now.instance == client.instance
+        return now if held else None
 
     # --- the result
 

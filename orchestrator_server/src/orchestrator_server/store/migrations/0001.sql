@@ -38,6 +38,7 @@ CREATE TABLE jobs (
     version          INTEGER NOT NULL DEFAULT 1,
     folder           TEXT NOT NULL,               -- below DATA_PATH/jobs; made where needed
     attempt          INTEGER NOT NULL DEFAULT 0,
+    floor            INTEGER NOT NULL DEFAULT 0,  -- the next attempt has at least this number
     lost             INTEGER NOT NULL DEFAULT 0,  -- payloads that were lost
     spared           INTEGER NOT NULL DEFAULT 0,  -- payloads that were lost and do not count
     instance         TEXT,                        -- the client that the attempt belongs to
