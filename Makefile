@@ -65,6 +65,9 @@ test-faults: $(VENV)/installed-tools ## run the fault scenarios in full: 30 kill
 soak: $(VENV)/installed-tools ## inject faults at random for MINUTES=30, and print what became of all jobs
 	PYTHONPATH=tests $(BIN)/python -m acceptance.faults.soak $(or $(MINUTES),30)
 
+bench: $(VENV)/installed-tools ## measure how fast it is, all cases or CASE=name; see docs/performance.md
+	PYTHONPATH=tests $(BIN)/python -m bench $(CASE)
+
 lint: $(VENV)/installed-tools ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
