@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator_server.store import database as module
 from orchestrator_server.store.database import Database, Row
 from support.store import add_job, of_user, open_database
 
@@ -101,6 +102,34 @@ async def test_steps_run_in_the_order_of_the_calls(database: Database) -> None:
     writes = [database.write(partial(_note, order, n)) for n in range(1000)]
     await asyncio.gather(*writes)
     assert order == list(range(1000))
+
+
+async def test_what_nobody_waits_for_goes_along_with_the_next(
+    database: Database, commits: Commits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of the calls, and in one commit."""
+    monkeypatch.setattr(module, "HOLD", 3600.0)
+    held = [database.write(of_user(n), soon=False) for n in (1, 2)]
+    await database.write(of_user(3))
+    assert [await write for write in held] == [1, 2]
+    assert await database.read(_users) == [1, 2, 3]
+    assert len(commits.groups) == 1
+
+
+async def test_what_nobody_waits_for_is_committed_in_time(database: Database) -> None:
+    """Although nothing else comes; and at the end."""
+    assert await database.write(of_user(1), soon=False) == 1
+
+
+async def test_closing_commits_what_was_held_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long that could have waited."""
+    monkeypatch.setattr(module, "HOLD", 3600.0)
+    async with open_database(tmp_path / "db.sqlite") as database:
+        write = database.write(of_user(1), soon=False)
+    assert await write == 1
+    assert len(_elsewhere(tmp_path)) == 1
 
 
 async def test_results_come_only_after_the_commit(database: Database, tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ def create_app(config: Config) -> web.Application:
     app[keys.RECORDS] = records
     app[keys.POOL] = pool
     app[keys.WATCHERS] = watchers
+    app[keys.SENDER] = sender
     app[keys.TERMINATOR] = terminator
     app[keys.CLEANER] = cleaner
     app[keys.OPERATOR] = operator

@@ -10,6 +10,7 @@ from orchestrator_server.store.files import Files
 from orchestrator_server.store.jobs import Jobs
 from orchestrator_server.store.records import Records
 from orchestrator_server.tasks.cleaner import Cleaner
+from orchestrator_server.tasks.sender import Sender
 from orchestrator_server.terminating import Terminator
 from orchestrator_server.watchers import Watchers
 
@@ -19,6 +20,7 @@ JOBS = web.AppKey("jobs", Jobs)
 RECORDS = web.AppKey("records", Records)
 POOL = web.AppKey("pool", Pool)
 WATCHERS = web.AppKey("watchers", Watchers)
+SENDER = web.AppKey("sender", Sender)
 TERMINATOR = web.AppKey("terminator", Terminator)
 CLEANER = web.AppKey("cleaner", Cleaner)
 OPERATOR = web.AppKey("operator", Operator)

@@ -58,6 +58,8 @@ class Signals:
                 f" client {change['client']}" if change["client"] else "",
                 f" reason: {change['reason']}" if change["reason"] else "",
             )
+            if change["new"] == Status.PROCESSING and self.sender is not None:
+                self.sender.on_processing(change["job"], change["attempt"])
             self._wake_sender(change)
             if change["delete_requested"] and change["new"] in ENDED and self.cleaner is not None:
                 self.cleaner.task.wake()

@@ -19,7 +19,6 @@ from orchestrator_server.keys import RECORDS, WATCHERS
 from orchestrator_server.store.database import Row
 from orchestrator_server.store.job import Job
 from orchestrator_server.store.records import JobDetails
-from orchestrator_shared.errors import NotFound
 from orchestrator_shared.portal import EventsSchema, JobsSchema, JobWithInputsSchema
 from orchestrator_shared.status import TERMINAL
 
@@ -43,11 +42,8 @@ async def job(request: web.Request) -> web.Response:
 
 
 async def _inputs(request: web.Request, job: Job) -> list[dict[str, Any]] | None:
-    try:
-        return (await request.app[RECORDS].input(job.id)).files
-    except NotFound:
-        # It is Cleaned.
-        return None
+    job_input = await request.app[RECORDS].input(job.id)
+    return job_input.files if job_input else None
 
 
 async def _wait_for(request: web.Request, query: dict[str, Any]) -> JobDetails:

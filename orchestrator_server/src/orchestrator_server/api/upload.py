@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 from orchestrator_server.api.describe import describe
 from orchestrator_server.api.parameters import MOST
 from orchestrator_server.api.record import status_header, summary
-from orchestrator_server.keys import CONFIG, FILES, JOBS, RECORDS
+from orchestrator_server.keys import CONFIG, FILES, JOBS, RECORDS, SENDER
 from orchestrator_server.store.job import Job
 from orchestrator_shared.errors import BadUpload
 from orchestrator_shared.folders import check_free_disk
@@ -113,7 +113,13 @@ async def _insert(request: web.Request, received: Upload, key: str | None) -> tu
         if received.folder is not None:
             await asyncio.to_thread(files.keep_input, received, folder)
         job, new = await request.app[JOBS].insert(
-            received, user_id=user_id, service=service, ref=ref, folder=folder, key=key
+            received,
+            user_id=user_id,
+            service=service,
+            ref=ref,
+            folder=folder,
+            key=key,
+            then=request.app[SENDER].plan(service),
         )
         kept = new
         return job, new

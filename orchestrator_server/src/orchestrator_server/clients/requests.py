@@ -139,9 +139,7 @@ class Requests:
                 raise OutcomeUnknown(problem=problem) from error
             raise NotReceived(problem=problem) from error
         finally:
-            # A file that is open yet is closed now, unless aiohttp is about to.
-            with contextlib.suppress(RuntimeError):
-                await chunks.aclose()
+            await _close(chunks)
 
     @staticmethod
     async def _refusal(response: aiohttp.ClientResponse) -> SubmitError:
@@ -298,6 +296,17 @@ def _says_gone(response: aiohttp.ClientResponse, job: Job) -> bool:
 def _is_client(response: aiohttp.ClientResponse) -> bool:
     """Whether it is a client that answers, and not a proxy before it."""
     return H_PROTOCOL in response.headers
+
+
+async def _close(chunks: AsyncGenerator[bytes, None]) -> None:
+    """Close the file that is open yet. Where aiohttp is about to, as it was just being read from,
+    that is waited for: it takes as long as one read."""
+    while True:
+        try:
+            await chunks.aclose()
+            return
+        except RuntimeError:
+            await asyncio.sleep(0.001)
 
 
 def new_session() -> aiohttp.ClientSession:

@@ -29,6 +29,8 @@ BUSY_TIMEOUT: Final = 15.0
 #: The most steps that one transaction commits together.
 GROUP_LIMIT: Final = 256
 READERS: Final = 2
+#: How long a step that nobody waits for is held back (seconds).
+HOLD: Final = 0.02
 #: How often the writer looks whether the lock of somebody else is gone (seconds).
 BUSY_LOOK: Final = 0.02
 
@@ -163,7 +165,9 @@ class Database:
         """`on_commit` gets what a transaction changed (rows of history), in the event loop."""
         self._path = path
         self._on_commit = on_commit
-        self._steps: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._steps: queue.SimpleQueue[list[_Write] | None] = queue.SimpleQueue()
+        self._held: list[_Write] = []
+        self._holding: asyncio.TimerHandle | None = None
         self._thread: threading.Thread | None = None
         self._local = threading.local()
         self._readers: ThreadPoolExecutor | None = None
@@ -198,6 +202,7 @@ class Database:
         """Commit what has been handed over, and disconnect."""
         if self._thread is not None and self._readers is not None:
             self.hurry()
+            self._hand_over()
             self._steps.put(None)
             await asyncio.to_thread(self._thread.join)
             await asyncio.to_thread(self._readers.shutdown)
@@ -208,15 +213,30 @@ class Database:
             self._writing.close()
         self._thread = self._readers = self._writing = None
 
-    def write(self, step: Step[T]) -> asyncio.Future[T]:
+    def write(self, step: Step[T], *, soon: bool = True) -> asyncio.Future[T]:
         """Run a step that changes something; done once it is durable.
 
         Steps run in the order of these calls. What a step raises undoes that step alone, and is
-        raised here.
+        raised here. One that nobody waits for need not be `soon`: it is committed with the next
+        that is, after HOLD at the latest. Of a job that takes no time all that its client tells
+        is one commit instead of three.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        self._steps.put(_Write(step, future, time.monotonic()))
+        self._held.append(_Write(step, future, time.monotonic()))
+        if soon:
+            self._hand_over()
+        elif self._holding is None:
+            self._holding = self._loop.call_later(HOLD, self._hand_over)
         return future
+
+    def _hand_over(self) -> None:
+        """Give the writer what was held back, in order and as one."""
+        if self._holding is not None:
+            self._holding.cancel()
+            self._holding = None
+        if self._held:
+            self._steps.put(self._held)
+            self._held = []
 
     async def read(self, step: Step[T]) -> T:
         """Run a step that only reads; all its statements see the same state."""
@@ -255,7 +275,7 @@ class Database:
     def _write_all(self) -> None:
         """The life of the writer: gather, commit, answer."""
         while (first := self._steps.get()) is not None:
-            group = [first]
+            group = first
             stop = False
             while len(group) < GROUP_LIMIT:
                 try:
@@ -265,7 +285,7 @@ class Database:
                 if item is None:
                     stop = True
                     break
-                group.append(item)
+                group += item
             self._commit(group)
             if stop:
                 return

@@ -8,7 +8,7 @@ from asyncio import Future
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator_server.store.database import Database
+from orchestrator_server.store.database import Database, Step
 from orchestrator_server.store.job import End, Job, Result
 from orchestrator_server.store.queries import sql
 from orchestrator_server.store.records import find, one
@@ -51,8 +51,10 @@ class Jobs:
         ref: str | None,
         folder: str,
         key: str | None,
+        then: Step[Any] | None = None,
     ) -> tuple[Job, bool]:
-        """Take a job in; with a key that was used before, the first one, and False.
+        """Take a job in; with a key that was used before, the first one, and False. `then` is done
+        in the same transaction.
 
         Raises:
             KeyConflict: the key was used for other files or another service.
@@ -84,6 +86,8 @@ class Jobs:
             connection.execute(
                 sql("insert_input"), {"job": job.id, "manifest": manifest, "body": upload.body}
             )
+            if then is not None:
+                then(connection)
             return job, True
 
         return await self._database.write(step)
@@ -140,6 +144,7 @@ class Jobs:
         """A client says that it holds, or runs, this attempt; None if that is no news."""
         return self._change(
             "observe",
+            soon=False,
             id=id,
             attempt=attempt,
             instance=instance,
@@ -287,8 +292,8 @@ class Jobs:
 
     # ---
 
-    def _change(self, name: str, **values: Any) -> Future[Job | None]:
+    def _change(self, name: str, *, soon: bool = True, **values: Any) -> Future[Job | None]:
         now = self._clock()
         return self._database.write(
-            lambda connection: _changed(connection, name, now=now, **values)
+            lambda connection: _changed(connection, name, now=now, **values), soon=soon
         )

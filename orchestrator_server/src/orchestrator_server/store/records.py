@@ -63,6 +63,12 @@ def find(connection: sqlite3.Connection, id: int, user_id: int | None = None) ->
     return Job.from_row(row)
 
 
+def read_input(connection: sqlite3.Connection, id: int) -> JobInput | None:
+    """The files of a job; None if they have been removed."""
+    row = one(connection, "input", job=id)
+    return JobInput(json.loads(row["manifest"]), row["body"]) if row else None
+
+
 class Records:
     """All that is read of jobs, in the order of a job's way."""
 
@@ -81,20 +87,9 @@ class Records:
 
     # --- 3 send
 
-    async def input(self, id: int) -> JobInput:
-        """The files of a job.
-
-        Raises:
-            NotFound: they have been removed.
-        """
-
-        def step(connection: sqlite3.Connection) -> JobInput:
-            row = one(connection, "input", job=id)
-            if row is None:
-                raise NotFound("input of job", id)
-            return JobInput(json.loads(row["manifest"]), row["body"])
-
-        return await self._database.read(step)
+    async def input(self, id: int) -> JobInput | None:
+        """The files of a job; None if they have been removed."""
+        return await self._database.read(lambda connection: read_input(connection, id))
 
     async def processing_at(self, instance: str) -> list[Job]:
         """The jobs whose submit to this client has no outcome yet."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sqlite3
 import time
 from functools import partial
 
@@ -16,12 +17,12 @@ from orchestrator_server.clients.outcomes import (
 )
 from orchestrator_server.clients.pool import Pool
 from orchestrator_server.queue.dispatch import dispatch
-from orchestrator_server.store.database import Database
+from orchestrator_server.store.database import Database, Step
 from orchestrator_server.store.files import Files, InputDamaged
-from orchestrator_server.store.job import End, Job
+from orchestrator_server.store.job import End, Job, JobInput
 from orchestrator_server.store.jobs import Jobs
-from orchestrator_server.store.records import Records
-from orchestrator_shared.errors import NotFound, OrchestratorError
+from orchestrator_server.store.records import Records, read_input
+from orchestrator_shared.errors import OrchestratorError
 from orchestrator_shared.status import Status
 from orchestrator_shared.tasks import BackgroundTask
 
@@ -48,7 +49,10 @@ class Sender:
         self._pool = pool
         self._interval = interval
         self._look_at = 0.0
+        self._stopping = False
         self._woken: set[str] = set()
+        #: What a transaction under way lets go: jobs, and their files (None: these are gone).
+        self._planned: dict[tuple[int, int], tuple[Job, JobInput | None]] = {}
         self._sending: dict[tuple[int, int], asyncio.Task[None]] = {}
 
     def wake(self, service: str) -> None:
@@ -73,27 +77,41 @@ class Sender:
 
     async def stop(self) -> None:
         """Give up the submits under way: after the restart they are sent again."""
+        self._stopping = True
         await self.task.stop()
         for sending in list(self._sending.values()):
             sending.cancel()
         await asyncio.gather(*self._sending.values(), return_exceptions=True)
 
-    async def _dispatch(self, service: str) -> int:
+    def plan(self, service: str) -> Step[int] | None:
+        """The step that lets jobs of a service go, and gives back how many; None where no client
+        takes any. They are sent as soon as it is committed (`on_processing`). An upload makes it
+        part of its own transaction: that saves its job a second commit."""
         view = self._pool.view(service)
         if not view.offers or self._pool.settles(service):
-            return 0
-        step = partial(
-            dispatch,
-            service=service,
-            limits=self._pool.limits(service),
-            offers=view.offers,
-            reachable=view.reachable,
-            now=time.time(),
-        )
-        jobs = await self._database.write(step)
-        for job in jobs:
-            self._begin(job)
-        return len(jobs)
+            return None
+        limits = self._pool.limits(service)
+
+        def step(connection: sqlite3.Connection) -> int:
+            # By now, and not when it was planned: no job goes before it came.
+            now = time.time()
+            jobs = dispatch(connection, service, limits, view.offers, view.reachable, now)
+            for job in jobs:
+                # Read here, as it is at hand: it saves each job a visit to another thread.
+                self._planned[job.id, job.attempt] = (job, read_input(connection, job.id))
+            return len(jobs)
+
+        return step
+
+    def on_processing(self, id: int, attempt: int) -> None:
+        """A job has been let go: send it."""
+        planned = self._planned.pop((id, attempt), None)
+        if planned is not None and not self._stopping:
+            self._begin(*planned)
+
+    async def _dispatch(self, service: str) -> int:
+        step = self.plan(service)
+        return await self._database.write(step) if step else 0
 
     async def _send_again(self) -> None:
         """Submits whose outcome nobody knows: the same attempt to the same client, again."""
@@ -102,18 +120,18 @@ class Sender:
                 continue
             for job in await self._records.processing_at(client.instance):
                 key = (job.id, job.attempt)
-                if key in self._sending or key in client.told:
+                if key in self._sending or key in self._planned or key in client.told:
                     continue
                 if job.kill_requested:
                     # The client has told of all it holds, and this job is not among it.
                     await self._jobs.requeue(job.id, job.attempt, "terminated before it was sent")
                 else:
-                    self._begin(job, again=True)
+                    self._begin(job, await self._records.input(job.id), again=True)
 
-    def _begin(self, job: Job, *, again: bool = False) -> None:
+    def _begin(self, job: Job, job_input: JobInput | None, *, again: bool = False) -> None:
         """Hand over a job in a task of its own: no client waits for another."""
         key = (job.id, job.attempt)
-        self._sending[key] = asyncio.create_task(self._send(job, again=again))
+        self._sending[key] = asyncio.create_task(self._send(job, job_input, again=again))
         self._sending[key].add_done_callback(partial(self._sent, key))
 
     def _sent(self, key: tuple[int, int], task: asyncio.Task[None]) -> None:
@@ -123,10 +141,10 @@ class Sender:
             traceback = None if isinstance(error, OrchestratorError) else error
             log.error("job %d: its submit failed: %s", key[0], error, exc_info=traceback)
 
-    async def _send(self, job: Job, *, again: bool) -> None:
+    async def _send(self, job: Job, job_input: JobInput | None, *, again: bool) -> None:
         client = self._pool.at(job.instance)
         try:
-            await self._submit(job, client)
+            await self._submit(job, job_input, client)
         except Outdated as error:
             await self._requeue(job, error, held=error.held)
         except (NotReceived, RefusedForNow) as error:
@@ -144,13 +162,11 @@ class Sender:
     async def _requeue(self, job: Job, error: SubmitError, held: int = 0) -> None:
         await self._jobs.requeue(job.id, job.attempt, str(error), unsent=True, held=held)
 
-    async def _submit(self, job: Job, client: Endpoint | None) -> None:
+    async def _submit(self, job: Job, job_input: JobInput | None, client: Endpoint | None) -> None:
         if client is None:
             raise NotReceived(problem=f"{job.client} is not there")
-        try:
-            job_input = await self._records.input(job.id)
-        except NotFound as error:
-            raise InputDamaged(problem="its record is gone") from error
+        if job_input is None:
+            raise InputDamaged(problem="its record is gone")
         folder = self._files.input_folder(job.folder)
         if job_input.body is None:
             await asyncio.to_thread(self._files.check_input, job.folder, job_input.sizes)
