@@ -22,7 +22,8 @@ async def test_a_damaged_result_is_fetched_again(tmp_path: Path) -> None:
         rules = [
             Rule("state", Flip(-1), where=of_status("Completed"), times=SCALE),
             Rule("state", Drop(-40, 7), where=of_status("Completed"), skip=2),
-            Rule("GET /result answer", Flip(0.5), times=SCALE),
+            # Fewer than make an attempt count as lost, if all of them meet the same result.
+            Rule("GET /result answer", Flip(0.5), times=min(SCALE, 4)),
         ]
         there.harm(*rules)
         for _ in range(3 * SCALE):
