@@ -48,8 +48,9 @@ SELECT user_id, active FROM queues
     ORDER BY active, served LIMIT 1;
 
 -- name: next_job
-SELECT id FROM jobs WHERE service = :service AND user_id = :user_id AND status = 'Queued'
-    ORDER BY id LIMIT 1;
+-- By the index of the user: the one of all Queued jobs would be walked up to the user's first.
+SELECT id FROM jobs INDEXED BY jobs_queued
+    WHERE service = :service AND user_id = :user_id AND status = 'Queued' ORDER BY id LIMIT 1;
 
 -- name: next_handover
 -- The oldest job of a service whose client is gone.
@@ -62,7 +63,7 @@ SELECT queued, active FROM queues WHERE service = :service AND user_id = :user_i
 SELECT count(*) AS users FROM queues WHERE service = :service AND queued > 0;
 
 -- name: jobs_ahead
-SELECT count(*) AS ahead FROM jobs
+SELECT count(*) AS ahead FROM jobs INDEXED BY jobs_queued
     WHERE service = :service AND user_id = :user_id AND status = 'Queued' AND id < :id;
 
 -- === 3 send
