@@ -8,6 +8,7 @@ import itertools
 import os
 import signal
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import AsyncIterator, Mapping
@@ -234,13 +235,16 @@ async def start_supervisor(
     """
     readable, writable = os.pipe()
     with open(readable, "rb") as ready:
-        await asyncio.create_subprocess_exec(
-            *(*under, sys.executable, "-c", _SUPERVISE, str(data_path), str(writable)),
-            *(f"{name}={value}" for name, value in changes.items()),
-            pass_fds=[writable],
-            start_new_session=True,
-            env={**os.environ, **(environment or {})},
+        os.set_inheritable(writable, True)
+        command = [*under, sys.executable, "-c", _SUPERVISE, str(data_path), str(writable)]
+        pid = os.posix_spawnp(
+            command[0],
+            [*command, *(f"{name}={value}" for name, value in changes.items())],
+            {**os.environ, **(environment or {})},
+            setsid=True,
         )
+        # It outlives the test's loop, which therefore must not be the one that collects it.
+        threading.Thread(target=os.waitpid, args=(pid, 0), daemon=True).start()
         os.close(writable)
         assert await asyncio.to_thread(ready.read) == b""
 
