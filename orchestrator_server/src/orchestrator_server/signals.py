@@ -46,6 +46,8 @@ class Signals:
 
     def on_commit(self, changes: Sequence[Row]) -> None:
         """Jobs have changed: say so in the log, wake those who wait and who act on it."""
+        # What went in the transaction in which it came needs nobody to look for it again.
+        now = {change["job"]: change["new"] for change in changes}
         for change in changes:
             log.info(
                 "job %d user %d %s %s → %s attempt %d%s%s",
@@ -60,7 +62,8 @@ class Signals:
             )
             if change["new"] == Status.PROCESSING and self.sender is not None:
                 self.sender.on_processing(change["job"], change["attempt"])
-            self._wake_sender(change)
+            if change["new"] != Status.QUEUED or now[change["job"]] == Status.QUEUED:
+                self._wake_sender(change)
             if change["delete_requested"] and change["new"] in ENDED and self.cleaner is not None:
                 self.cleaner.task.wake()
         self._watchers.publish(changes)
