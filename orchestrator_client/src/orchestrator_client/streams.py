@@ -180,7 +180,7 @@ class Streams:
         self._streams[server] = (stream, socket)
         if former is not None:
             # Beside this one: whoever was there may not answer any more.
-            self._errands.run(_close(former[1]))
+            self._errands.run(close_stream(former[1]))
         async with asyncio.TaskGroup() as group:
             talking = group.create_task(stream.run(), name=f"stream {server}")
             try:
@@ -194,11 +194,12 @@ class Streams:
 
     async def close(self) -> None:
         """End all streams."""
-        await asyncio.gather(*(_close(socket) for _, socket in self._streams.values()))
+        await asyncio.gather(*(close_stream(socket) for _, socket in self._streams.values()))
         await self._errands.close(CLOSE_PATIENCE)
 
 
-async def _close(socket: web.WebSocketResponse) -> None:
+async def close_stream(socket: web.WebSocketResponse) -> None:
+    """End a stream; a server that does not agree in time is not waited for."""
     with contextlib.suppress(TimeoutError, ConnectionError):
         async with asyncio.timeout(CLOSE_PATIENCE):
             await socket.close()

@@ -3,9 +3,7 @@
 import contextlib
 import http.client
 import json
-import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +13,7 @@ from orchestrator_server.config import Config
 from orchestrator_server.operating import Operator
 from orchestrator_shared.answers import errors_become_answers
 from orchestrator_shared.errors import BadParameter, SettingError, StartError
+from orchestrator_shared.folders import short_path
 
 #: How long the server may take for an answer (seconds).
 PATIENCE: Final = 60.0
@@ -38,16 +37,6 @@ class CommandRefused(StartError):
 def socket_path(config: Config) -> Path:
     """Where the server of this configuration listens for its operator."""
     return config.db_path.with_name(config.db_path.name + ".socket")
-
-
-@contextlib.contextmanager
-def short_path(path: Path) -> Iterator[str]:
-    """The path by way of its open folder: an address has room for 107 bytes, however deep it is."""
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)
 
 
 class ControlSocket:

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, Final
 
-from orchestrator_server.clients.directory import Directory
+from orchestrator_server.clients.directory import Directory, Known
 from orchestrator_server.clients.overview import overview
 from orchestrator_server.clients.pool import Pool
 from orchestrator_server.store.database import Database
@@ -110,6 +110,9 @@ class Operator:
             return [{**row, "why": "nobody is called: orch-server resume"} for row in rows]
         return rows
 
+    async def _jobs_at(self, known: Known) -> int:
+        return (await self._records.client_loads()).get(known.instance, 0)
+
     async def gone(self, name: str) -> str:
         """A client will not come back soon: its jobs go to others.
 
@@ -120,7 +123,7 @@ class Operator:
         if self._pool.at(known.instance) is not None:
             raise StillThere(name=known.address)
         await self._directory.say_gone(known.instance)
-        jobs = (await self._records.client_loads()).get(known.instance, 0)
+        jobs = await self._jobs_at(known)
         return f"{known.address} is gone: {jobs} jobs go to others as soon as these have room"
 
     async def drain(self, name: str) -> str:
@@ -134,7 +137,7 @@ class Operator:
         client = self._pool.at(known.instance)
         if client is not None:
             await client.hand_back()
-        jobs = (await self._records.client_loads()).get(known.instance, 0)
+        jobs = await self._jobs_at(known)
         return f"{known.address} gets nothing new; {jobs} jobs are there yet"
 
     async def resume(self, name: str) -> str:

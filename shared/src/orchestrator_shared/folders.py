@@ -1,9 +1,11 @@
 """Files that are there whole or not at all, and folders that belong to one process."""
 
+import contextlib
 import fcntl
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator_shared.errors import NoSpace, SettingError
@@ -105,6 +107,17 @@ def _empty(folder: int, root: int) -> list[str]:
                 os.rename(entry.name, name, src_dir_fd=folder, dst_dir_fd=root)
                 found.append(name)
     return found
+
+
+@contextlib.contextmanager
+def short_path(path: Path) -> Iterator[str]:
+    """The path of a Unix socket by way of its open folder: an address has room for 107 bytes,
+    however deep the folder lies."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 def check_free_disk(folder: Path, minimum: int) -> None:

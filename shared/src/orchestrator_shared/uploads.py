@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import itertools
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -305,10 +305,17 @@ async def receive_upload(
     return receiver.upload
 
 
-def write_inline(folder: Path, files: Iterable[tuple[str, int]], body: bytes) -> None:
-    """Write the files that a small job carries in its body: name and size of each, in order."""
+def split_inline(files: Iterable[tuple[str, int]], body: bytes) -> Iterator[tuple[str, bytes]]:
+    """Take apart what a small job carries in its body: name and size of each file, in order, give
+    its name and content."""
     start = 0
     for name, size in files:
-        with open(folder / name, "xb") as file:
-            file.write(body[start : start + size])
+        yield name, body[start : start + size]
         start += size
+
+
+def write_inline(folder: Path, files: Iterable[tuple[str, int]], body: bytes) -> None:
+    """Write the files that a small job carries in its body: name and size of each, in order."""
+    for name, content in split_inline(files, body):
+        with open(folder / name, "xb") as file:
+            file.write(content)

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from orchestrator_client.api.claims import check_limit, check_number, read_claim
 from orchestrator_client.keys import CLEANER, INTAKE, STOPPING, STREAMS
-from orchestrator_client.streams import Stream
+from orchestrator_client.streams import Stream, close_stream
 from orchestrator_client.workdir import Claim
 from orchestrator_shared.answers import NO_SPACE
 from orchestrator_shared.digests import check_digest
@@ -26,7 +26,7 @@ from orchestrator_shared.errors import (
 from orchestrator_shared.frames import pack_frame, unpack_frame
 from orchestrator_shared.multipart import check_name
 from orchestrator_shared.protocol import FRAME_LIMIT, H_SERVER, service_name
-from orchestrator_shared.uploads import write_inline
+from orchestrator_shared.uploads import split_inline, write_inline
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ async def stream(request: web.Request) -> web.WebSocketResponse:
         except NotUsable as error:
             # What it was about is lost; on the next stream everything is told again.
             log.warning("server %s: %s: its stream is closed", server, error)
-            errands.run(_close(socket))
+            errands.run(close_stream(socket))
             return
         if kind == "submit":
             errands.run(_submit(request.app, stream, header, body))
@@ -60,10 +60,6 @@ async def stream(request: web.Request) -> web.WebSocketResponse:
 
     await request.app[STREAMS].serve(socket, server, hear)
     return socket
-
-
-async def _close(socket: web.WebSocketResponse) -> None:
-    await socket.close()
 
 
 async def _submit(
@@ -95,7 +91,9 @@ async def _submit(
         check_number("attempt", header["attempt"])
         check_limit(claim.limit_s)
         _check_files(files, body)
-        _check_digests(header["files"], body)
+        declared = {file["name"]: file["sha256"] for file in header["files"]}
+        for name, content in split_inline(files, body):
+            check_digest(name, hashlib.sha256(content).hexdigest(), declared[name])
         payload = await app[INTAKE].take(claim, place)
     except OrchestratorError as error:
         refuse(error)
@@ -105,14 +103,6 @@ async def _submit(
         refuse(NoSpace(problem=problem) if full else Transient(problem=problem))
     else:
         stream.tell(payload)
-
-
-def _check_digests(files: list[dict[str, Any]], body: bytes) -> None:
-    start = 0
-    for file in files:
-        content = body[start : start + file["size"]]
-        check_digest(file["name"], hashlib.sha256(content).hexdigest(), file["sha256"])
-        start += file["size"]
 
 
 def _check_files(files: list[tuple[str, int]], body: bytes) -> None:

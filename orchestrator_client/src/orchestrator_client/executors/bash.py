@@ -19,6 +19,7 @@ from orchestrator_client.run_file import read_run
 from orchestrator_client.workdir import Workdir
 from orchestrator_shared.errands import Errands
 from orchestrator_shared.errors import Unavailable
+from orchestrator_shared.folders import short_path
 
 log = logging.getLogger(__name__)
 
@@ -125,14 +126,8 @@ class BashExecutor:
         raise Unavailable(problem="the supervisor cannot be started; see supervisor.log")
 
     async def _connect_once(self) -> None:
-        # A socket's path has 107 bytes at most, whatever DATA_PATH has: take the short way.
-        folder = os.open(self._data_path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            reader, writer = await asyncio.open_unix_connection(
-                f"/proc/self/fd/{folder}/{supervisor.SOCKET_NAME}", limit=LINE_LIMIT
-            )
-        finally:
-            os.close(folder)
+        with short_path(self._data_path / supervisor.SOCKET_NAME) as short:
+            reader, writer = await asyncio.open_unix_connection(short, limit=LINE_LIMIT)
         try:
             hello = json.loads(await reader.readline())
         except (ValueError, ConnectionError):

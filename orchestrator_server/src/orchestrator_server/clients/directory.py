@@ -4,7 +4,7 @@ what an operator said of it. It outlives the server, as jobs are bound to client
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from orchestrator_server.store.database import Database
@@ -100,21 +100,19 @@ class Directory:
     def meet(self, instance: str, address: str, hello: dict[str, Any]) -> None:
         """A client has said who it is: its silence is over."""
         former = self.get(instance)
-        now = self._clock()
-        self._known[instance] = Known(
+        met = Known(
             instance,
             address,
             hello["service"],
             hello["version"],
             hello["slots"],
-            now,
+            self._clock(),
             silence_s=0.0,
             gone=0,
             draining=former.draining if former else 0,
         )
-        values = {"instance": instance, "address": address, "now": now}
-        said = {name: hello[name] for name in ("service", "version", "slots")}
-        self._errands.run(self._change("meet", **values, **said))
+        self._known[instance] = met
+        self._errands.run(self._change("meet", **asdict(met)))
 
     def add_silence(self, instance: str, seconds: float) -> float:
         """It has been silent for so much longer; gives back for how long in all (seconds)."""
@@ -123,10 +121,10 @@ class Directory:
             return 0.0
         silence = known.silence_s + seconds
         last_seen = known.last_seen if known.silence_s else self._clock() - silence
-        self._known[instance] = replace(known, silence_s=silence, last_seen=last_seen)
+        silent = replace(known, silence_s=silence, last_seen=last_seen)
+        self._known[instance] = silent
         if silence // KEEP_EVERY > known.silence_s // KEEP_EVERY:
-            values = {"instance": instance, "silence_s": silence, "last_seen": last_seen}
-            self._errands.run(self._change("keep_silence", **values))
+            self._errands.run(self._change("keep_silence", **asdict(silent)))
         return silence
 
     async def say_gone(self, instance: str) -> None:

@@ -2,11 +2,25 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from orchestrator_server.clients.directory import Directory, Known
 from orchestrator_server.clients.endpoint import Endpoint
 from orchestrator_server.clients.pool import Pool
+
+#: Of a client that was never met.
+_NOBODY: Final[Mapping[str, Any]] = {
+    "instance": None,
+    "service": None,
+    "version": None,
+    "slots": 0,
+    "slots_in_use": 0,
+    "stuck": 0,
+    "unknown_payloads": 0,
+    "load": None,
+    "last_seen": None,
+    "state": "lost",
+}
 
 
 def overview(
@@ -29,20 +43,8 @@ def _row(
 ) -> dict[str, Any]:
     known = directory.get(endpoint.instance) or _last_at(directory, endpoint.name)
     if known is None:
-        return {
-            "address": endpoint.name,
-            "instance": None,
-            "service": None,
-            "version": None,
-            "slots": 0,
-            "slots_in_use": 0,
-            "stuck": 0,
-            "unknown_payloads": 0,
-            "load": None,
-            "last_seen": None,
-            "state": "lost",
-            "why": endpoint.problem or "it has not been reached yet",
-        }
+        why = endpoint.problem or "it has not been reached yet"
+        return {**_NOBODY, "address": endpoint.name, "why": why}
     row = {**_away(known, loads, gone_after), "address": endpoint.name}
     if not endpoint.listed:
         if row["state"] == "lost" and endpoint.problem:
@@ -74,15 +76,13 @@ def _away(known: Known, loads: Mapping[str, int], gone_after: float) -> dict[str
     elif 0 < gone_after <= known.silence_s:
         state = "gone"
     return {
+        **_NOBODY,
         "address": known.address,
         "instance": known.instance,
         "service": known.service,
         "version": known.version,
         "slots": known.slots,
         "slots_in_use": loads.get(known.instance, 0),
-        "stuck": 0,
-        "unknown_payloads": 0,
-        "load": None,
         "last_seen": known.last_seen,
         "state": state,
         "why": why,

@@ -113,7 +113,6 @@ class Requests:
 
         headers = {
             **self._headers(job, service=job.service),
-            H_SERVICE: job.service,
             **({H_LIMIT: f"{limit_s:g}"} if limit_s is not None else {}),
             hdrs.CONTENT_TYPE: f"multipart/form-data; boundary={boundary}",
             hdrs.CONTENT_LENGTH: str(body_length(boundary, files)),
@@ -274,15 +273,22 @@ class Requests:
                 yield chunks
 
     def _headers(self, job: Job, payload: int | None = None, service: str = "") -> dict[str, str]:
-        named = (self._server, str(job.id), str(job.attempt))
+        """What a request says of itself: about this payload, or with the service: a submit."""
+        number, attempt = str(job.id), str(job.attempt)
         path = str(payload) if payload is not None else ""
-        return {
+        headers = {
             H_PROTOCOL: str(PROTOCOL),
-            **dict(zip((H_SERVER, H_JOB, H_ATTEMPT), named, strict=True)),
-            H_CHECK: claim_check(*named, service, path),
-            # Another client may answer at the address by now.
-            **({H_INSTANCE: job.instance} if job.instance else {}),
+            H_SERVER: self._server,
+            H_JOB: number,
+            H_ATTEMPT: attempt,
+            H_CHECK: claim_check(self._server, number, attempt, service, path),
         }
+        if service:
+            headers[H_SERVICE] = service
+        if job.instance:
+            # Another client may answer at the address by now.
+            headers[H_INSTANCE] = job.instance
+        return headers
 
 
 def _says_gone(response: aiohttp.ClientResponse, job: Job) -> bool:

@@ -14,7 +14,7 @@ from orchestrator_server.store.broken import DiskBroken, give_up
 from orchestrator_server.store.job import JobInput
 from orchestrator_shared.errors import OrchestratorError, SettingError
 from orchestrator_shared.folders import fsync_file, fsync_folder, remove_tree
-from orchestrator_shared.uploads import Upload
+from orchestrator_shared.uploads import Upload, split_inline
 
 log = logging.getLogger(__name__)
 
@@ -102,12 +102,12 @@ class Files:
         Raises:
             InputDamaged: one is not what was uploaded.
         """
-        start = 0
+        small = dict(split_inline(job_input.sizes, job_input.body or b""))
         for file in job_input.files:
-            name, size = file["name"], file["size"]
+            name = file["name"]
             try:
                 if job_input.body is not None:
-                    digest = hashlib.sha256(job_input.body[start : start + size])
+                    digest = hashlib.sha256(small[name])
                 else:
                     with open(self.input_folder(folder) / name, "rb") as content:
                         digest = hashlib.file_digest(content, "sha256")
@@ -117,7 +117,6 @@ class Files:
                 raise InputDamaged(
                     problem=f"'{name}' is not what was uploaded: its SHA-256 differs"
                 )
-            start += size
 
     def keep_result(self, fetched: Path, folder: str, attempt: int) -> str:
         """Move a fetched result to its place; gives its name back once it is durable."""

@@ -166,9 +166,9 @@ SELECT * FROM clients;
 
 -- name: meet
 INSERT INTO clients (instance, address, service, version, slots, last_seen)
-    VALUES (:instance, :address, :service, :version, :slots, :now)
+    VALUES (:instance, :address, :service, :version, :slots, :last_seen)
     ON CONFLICT (instance) DO UPDATE SET address = :address, service = :service,
-        version = :version, slots = :slots, last_seen = :now, silence_s = 0, gone = 0;
+        version = :version, slots = :slots, last_seen = :last_seen, silence_s = 0, gone = 0;
 
 -- name: keep_silence
 UPDATE clients SET silence_s = :silence_s, last_seen = :last_seen WHERE instance = :instance;
