@@ -10,8 +10,9 @@ from typing import Any
 import aiohttp
 from aiohttp import ClientWebSocketResponse
 
-from orchestrator_shared.frames import pack_frame, unpack_frame
+from orchestrator_shared.frames import unpack_frame
 from orchestrator_shared.protocol import FRAME_LIMIT, H_PROTOCOL, H_SERVER, PROTOCOL
+from support.frames import plain, raw_frame
 from support.portal import Files
 
 #: What a payload can end as.
@@ -30,7 +31,7 @@ class Frame:
     def payload(self) -> dict[str, Any]:
         """The payload that a state tells of; its status as text."""
         payload: dict[str, Any] = self.header["payload"]
-        return {**payload, "status": payload["status"].value}
+        return payload
 
 
 class Follower:
@@ -103,7 +104,7 @@ class Follower:
 
     async def say(self, kind: str, header: Mapping[str, Any], body: bytes = b"") -> None:
         """Any message."""
-        await self.send(pack_frame(kind, dict(header), body))
+        await self.send(raw_frame(kind, header, body))
 
     async def send(self, frame: bytes) -> None:
         """What may be no message at all."""
@@ -121,7 +122,8 @@ class Follower:
     async def _read(self) -> None:
         try:
             async for message in self._socket:
-                frame = Frame(*unpack_frame(message.data))
+                said, body = unpack_frame(message.data)
+                frame = Frame(*plain(said), body)
                 async with self._news:
                     self.frames.append(frame)
                     self._news.notify_all()

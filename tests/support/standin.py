@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 
-from orchestrator_shared.frames import pack_frame, unpack_frame
+from orchestrator_shared.frames import unpack_frame
 from orchestrator_shared.protocol import (
     FRAME_LIMIT,
     H_ATTEMPT,
@@ -22,6 +22,7 @@ from orchestrator_shared.protocol import (
     PROTOCOL,
 )
 from orchestrator_shared.status import PayloadStatus
+from support.frames import plain, raw_frame
 
 Answer = Callable[["StandIn", web.Request, "Held"], Awaitable[web.StreamResponse]]
 
@@ -109,7 +110,7 @@ class StandIn:
         """Put any frame on the streams that are open."""
         for socket in list(self._sockets):
             with contextlib.suppress(ConnectionError):
-                await socket.send_bytes(pack_frame(kind, dict(header), body))
+                await socket.send_bytes(raw_frame(kind, header, body))
 
     async def cut(self) -> None:
         """Close the streams; the server opens others."""
@@ -202,13 +203,13 @@ class StandIn:
                 "slots": self.slots,
                 "kill_grace": 0.0,
             }
-            await socket.send_bytes(pack_frame("hello", hello))
+            await socket.send_bytes(raw_frame("hello", hello))
             beat = {"others": 0, "cpu_load": 0.0}
-            await socket.send_bytes(pack_frame("heartbeat", beat))
+            await socket.send_bytes(raw_frame("heartbeat", beat))
             for held in self.held.values() if self.tells_held else ():
                 await socket.send_bytes(self._frame(held))
         if self.lists:
-            await socket.send_bytes(pack_frame("listed", {}))
+            await socket.send_bytes(raw_frame("listed", {}))
         if not self.reads and request.transport is not None:
             request.transport.pause_reading()
         self.streams.put_nowait(None)
@@ -226,10 +227,11 @@ class StandIn:
             while self.beats is not None:
                 await asyncio.sleep(self.beats)
                 beat = {"others": 0, "cpu_load": 0.0}
-                await socket.send_bytes(pack_frame("heartbeat", beat))
+                await socket.send_bytes(raw_frame("heartbeat", beat))
 
     async def _hear(self, frame: bytes) -> None:
-        kind, header, body = unpack_frame(frame)
+        message, body = unpack_frame(frame)
+        kind, header = plain(message)
         if kind in ("list", "hand_back"):
             self.orders.put_nowait(kind)
             if kind == "list":
@@ -325,7 +327,7 @@ class StandIn:
 
     def _frame(self, held: Held, body: bytes = b"") -> bytes:
         self._seq += 1
-        return pack_frame("state", {"seq": self._seq, "payload": held.state}, body)
+        return raw_frame("state", {"seq": self._seq, "payload": held.state}, body)
 
     async def _tell(self, held: Held, body: bytes = b"") -> None:
         for socket in list(self._sockets):

@@ -5,12 +5,15 @@ import random
 import zlib
 from typing import Any
 
+import msgspec
 import pytest
 
 from orchestrator_shared.errors import NotUsable
 from orchestrator_shared.frames import pack_frame, unpack_frame
+from orchestrator_shared.messages import File, Message, State, Submit
 from orchestrator_shared.protocol import FRAME_LIMIT, INLINE_FILES_LIMIT, INLINE_LIMIT, service_name
 from orchestrator_shared.status import PayloadStatus
+from support.frames import plain, raw_frame
 
 PAYLOAD: dict[str, Any] = {
     "id": 1_700_000_000,
@@ -72,6 +75,12 @@ FRAMES: dict[str, dict[str, Any]] = {
 OPTIONAL = ("service of hello", "stuck", "state", "why", "damaged", "held", "limit_s")
 
 
+def message(kind: str) -> Message:
+    """The message of this type above."""
+    made: Message = msgspec.convert({"type": kind, **FRAMES[kind]}, Message)
+    return made
+
+
 def without(header: dict[str, Any], key: str) -> dict[str, Any]:
     """The same without one field."""
     return {k: v for k, v in header.items() if k != key}
@@ -81,13 +90,18 @@ def without(header: dict[str, Any], key: str) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", FRAMES)
 def test_a_message_is_read_as_it_was_written(kind: str, body: bytes) -> None:
     """Its type, its fields and its bytes, whatever they are."""
-    read_kind, header, read_body = unpack_frame(pack_frame(kind, FRAMES[kind], body))
+    read, read_body = unpack_frame(pack_frame(message(kind), body))
 
-    assert (read_kind, read_body) == (kind, body)
-    expected = {"type": kind, **FRAMES[kind]}
-    if kind == "state":
-        assert header["payload"]["status"] is PayloadStatus.COMPLETED
-    assert header == expected
+    assert (read, read_body) == (message(kind), body)
+    assert plain(read) == (kind, FRAMES[kind])
+
+
+def test_a_state_is_one_of_those_that_there_are() -> None:
+    """And no text that looks like one."""
+    read, _ = unpack_frame(pack_frame(message("state")))
+
+    assert isinstance(read, State)
+    assert read.payload.status is PayloadStatus.COMPLETED
 
 
 @pytest.mark.parametrize("kind", FRAMES)
@@ -97,7 +111,7 @@ def test_what_a_newer_version_adds_is_passed_over(kind: str) -> None:
     if kind == "state":
         more["payload"] = {**PAYLOAD, "added": 1, "result": {**PAYLOAD["result"], "added": 1}}
 
-    assert unpack_frame(pack_frame(kind, more)) == unpack_frame(pack_frame(kind, FRAMES[kind]))
+    assert unpack_frame(raw_frame(kind, more))[0] == message(kind)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +126,7 @@ def test_what_a_newer_version_adds_is_passed_over(kind: str) -> None:
 def test_a_message_without_one_of_its_fields_is_refused(kind: str, field: str) -> None:
     """The error names it."""
     with pytest.raises(NotUsable, match=field):
-        unpack_frame(pack_frame(kind, without(FRAMES[kind], field)))
+        unpack_frame(raw_frame(kind, without(FRAMES[kind], field)))
 
 
 REQUIRED = ["id", "status", "loc", "pid", "killed"]
@@ -122,15 +136,16 @@ REQUIRED = ["id", "status", "loc", "pid", "killed"]
 def test_a_payload_without_what_it_needs_is_refused(field: str) -> None:
     """The error names it."""
     with pytest.raises(NotUsable, match=field):
-        unpack_frame(pack_frame("state", {"seq": 1, "payload": without(PAYLOAD, field)}))
+        unpack_frame(raw_frame("state", {"seq": 1, "payload": without(PAYLOAD, field)}))
 
 
 @pytest.mark.parametrize("field", [name for name in PAYLOAD if name not in REQUIRED])
 def test_a_payload_may_lack_the_rest(field: str) -> None:
     """It is not known then."""
-    _, header, _ = unpack_frame(pack_frame("state", {"seq": 1, "payload": without(PAYLOAD, field)}))
+    read, _ = unpack_frame(raw_frame("state", {"seq": 1, "payload": without(PAYLOAD, field)}))
 
-    assert not header["payload"].get(field)
+    assert isinstance(read, State)
+    assert not getattr(read.payload, field)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +178,9 @@ def test_a_message_with_a_field_of_another_kind_is_refused(
     kind: str, change: dict[str, Any]
 ) -> None:
     """Nothing is guessed."""
-    frame = pack_frame(kind, {**FRAMES[kind], **change})
+    frame = raw_frame(kind, {**FRAMES[kind], **change})
     if "type" in change:
-        assert unpack_frame(frame)[0] == "listed"
+        assert plain(unpack_frame(frame)[0])[0] == "listed"
     else:
         with pytest.raises(NotUsable):
             unpack_frame(frame)
@@ -206,28 +221,28 @@ def test_what_is_no_message_is_refused(frame: bytes) -> None:
 def test_bytes_at_random_are_refused() -> None:
     """With no other error than that, although their check fits."""
     chance = random.Random(3)
-    whole = pack_frame("state", FRAMES["state"], b"body")[4:]
+    whole = pack_frame(message("state"), b"body")[4:]
     for _ in range(500):
         damaged = bytearray(whole)
         for _ in range(chance.randint(1, 4)):
             damaged[chance.randrange(len(damaged))] = chance.randrange(256)
         try:
-            kind, _, _ = unpack_frame(zlib.crc32(damaged).to_bytes(4) + damaged)
+            read, _ = unpack_frame(zlib.crc32(damaged).to_bytes(4) + damaged)
         except NotUsable:
             continue
-        assert kind in FRAMES
+        assert plain(read)[0] in FRAMES
 
 
 @pytest.mark.parametrize("cut", [0, 1, 4, 20], ids="{} bytes".format)
 def test_a_message_that_arrived_short_is_refused(cut: int) -> None:
     """Whatever is left of it."""
     with pytest.raises(NotUsable, match="damaged"):
-        unpack_frame(pack_frame("acknowledge", FRAMES["acknowledge"])[:cut])
+        unpack_frame(pack_frame(message("acknowledge"))[:cut])
 
 
 def test_one_wrong_bit_anywhere_is_noticed() -> None:
     """The number of a job would become that of another, whose payload is dropped."""
-    whole = pack_frame("acknowledge", FRAMES["acknowledge"], b"body")
+    whole = pack_frame(message("acknowledge"), b"body")
     for bit in range(8 * len(whole)):
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
@@ -238,9 +253,13 @@ def test_one_wrong_bit_anywhere_is_noticed() -> None:
 def test_the_largest_small_job_fits_into_a_message() -> None:
     """As many files as may travel in one, with the longest names there are."""
     name = "\U0001f9ec" * 60 + "{:05}"
-    files = [{"name": name.format(n), "size": INLINE_LIMIT} for n in range(INLINE_FILES_LIMIT)]
+    files = tuple(
+        File(name=name.format(n), size=INLINE_LIMIT, sha256="a" * 64)
+        for n in range(INLINE_FILES_LIMIT)
+    )
+    submit = Submit(job=2**63 - 1, attempt=1, service="example", files=files)
 
-    frame = pack_frame("submit", {**FRAMES["submit"], "files": files}, bytes(INLINE_LIMIT))
+    frame = pack_frame(submit, bytes(INLINE_LIMIT))
 
     assert len(frame) < FRAME_LIMIT
 
@@ -261,7 +280,7 @@ def test_services_compare_without_case_hyphens_and_dots(text: str, name: str) ->
 
 def test_a_header_is_plain_json() -> None:
     """One line of it, that any other program could read."""
-    line, _, body = pack_frame("state", FRAMES["state"], b"body")[4:].partition(b"\n")
+    line, _, body = pack_frame(message("state"), b"body")[4:].partition(b"\n")
 
     assert json.loads(line) == {"type": "state", **FRAMES["state"]}
     assert body == b"body"

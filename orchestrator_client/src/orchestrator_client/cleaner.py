@@ -4,12 +4,11 @@ import asyncio
 import json
 import logging
 import os
-from pathlib import Path
 from typing import Final
 
 from orchestrator_client.config import Config
 from orchestrator_client.payloads import Payload, Payloads
-from orchestrator_client.runner import Runner, has_ended
+from orchestrator_client.runner import Runner
 from orchestrator_shared.clocks import Clock
 from orchestrator_shared.errands import Errands
 from orchestrator_shared.folders import write_whole
@@ -36,6 +35,8 @@ class Cleaner:
         self._clock = clock
         self._log = config.data_path / "cleaned.jsonl"
         self._unwanted: set[int] = set()
+        #: What is Cleaned in the index and lies on the disk yet, with the time of that.
+        self._dropped: list[tuple[Payload, float]] = []
         self._errands = Errands("a payload could not be removed")
 
     def remember(self) -> None:
@@ -64,7 +65,7 @@ class Cleaner:
         )
         for payload in old:
             log.info("payload %d has been kept for its time", payload.id)
-            await self._drop(payload)
+            self._drop(payload)
         return len(old)
 
     async def close(self) -> None:
@@ -72,51 +73,66 @@ class Cleaner:
         await self.task.stop()
         await self._errands.close(CLOSE_PATIENCE)
 
-    async def acknowledge(self, server: str, job: int, attempt: int) -> None:
+    def acknowledge(self, server: str, job: int, attempt: int) -> None:
         """A server has what it needs of an attempt, or does not want it: end it, drop it."""
         payload = self._payloads.of_attempt(server, job, attempt)
         if payload is None:
             return
-        if has_ended(payload):
-            await self._drop(payload)
+        if payload.has_ended:
+            self._drop(payload)
             return
         self._unwanted.add(payload.id)
-        await self._runner.kill(payload.id)
+        self._errands.run(self._runner.kill(payload.id))
 
     def on_change(self, payload: Payload) -> None:
         """Drop a payload that nobody wants as soon as it has ended."""
-        if payload.id in self._unwanted and has_ended(payload):
+        if payload.id in self._unwanted and payload.has_ended:
             self._unwanted.discard(payload.id)
-            self._errands.run(self._drop(payload))
+            self._drop(payload)
 
-    async def _drop(self, payload: Payload) -> None:
-        """Remove the files of an ended payload."""
+    def _drop(self, payload: Payload) -> None:
+        """An ended payload is nobody's any more: its files go."""
         now = self._clock.now()
         if self._payloads.set_cleaned(payload.id, now) is None:
             return
-        entry = {
-            "id": payload.id,
-            "server": payload.server,
-            "job": payload.job,
-            "attempt": payload.attempt,
-            "service": payload.service,
-            "at": now,
-        }
-        workdir = self._runner.workdir(payload.id)
+        self._dropped.append((payload, now))
+        if len(self._dropped) == 1:
+            self._errands.run(self._remove_dropped())
 
-        def remove() -> None:
+    async def _remove_dropped(self) -> None:
+        """Remove what has been dropped; what comes meanwhile goes together in the next turn."""
+        while dropped := self._dropped[:]:
+            try:
+                await asyncio.to_thread(self._remove, dropped)
+            finally:
+                del self._dropped[: len(dropped)]
+
+    def _remove(self, dropped: list[tuple[Payload, float]]) -> None:
+        """Remember what was dropped, then remove it."""
+        workdirs = [self._runner.workdir(payload.id) for payload, _ in dropped]
+        for workdir in workdirs:
             # First, for the disk may have no room for another line.
             workdir.result.unlink(missing_ok=True)
-            _append(self._log, json.dumps(entry).encode() + b"\n")
-            workdir.remove()
+        with open(self._log, "ab", opener=_private) as log_file:
+            log_file.writelines(_entry(payload, at) for payload, at in dropped)
+        for workdir in workdirs:
+            try:
+                workdir.remove()
+            except OSError as error:
+                log.error("payload %d cannot be removed: %s", workdir.id, error)
 
-        await asyncio.to_thread(remove)
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
-def _append(path: Path, line: bytes) -> None:
-    # One write of a short line: several threads do not mix theirs.
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, line)
-    finally:
-        os.close(descriptor)
+def _entry(payload: Payload, at: float) -> bytes:
+    entry = {
+        "id": payload.id,
+        "server": payload.server,
+        "job": payload.job,
+        "attempt": payload.attempt,
+        "service": payload.service,
+        "at": at,
+    }
+    return json.dumps(entry).encode() + b"\n"

@@ -11,7 +11,7 @@ from orchestrator_shared import __version__
 from orchestrator_shared.clocks import Clock
 from orchestrator_shared.errors import Transient
 from orchestrator_shared.folders import check_free_disk
-from orchestrator_shared.protocol import PROTOCOL, ClientHealthSchema
+from orchestrator_shared.protocol import PROTOCOL
 from orchestrator_shared.tasks import BackgroundTask
 
 
@@ -49,16 +49,13 @@ class Health:
     def report(self) -> dict[str, Any]:
         """What GET /health answers."""
         problems = self.problems()
-        shown: dict[str, Any] = ClientHealthSchema().dump(
-            {
-                "status": "unhealthy" if problems else "healthy",
-                "problems": problems,
-                "version": __version__,
-                "protocol": PROTOCOL,
-                "instance": self._identity.instance,
-                "service": self._config.service,
-                "slots": self._config.slots,
-                "slots_in_use": self._runner.slots_in_use,
-            }
-        )
-        return shown
+        return {
+            "status": "unhealthy" if problems else "healthy",
+            "problems": problems,
+            "version": __version__,
+            "protocol": PROTOCOL,
+            "instance": self._identity.instance,
+            "service": self._config.service,
+            "slots": self._config.slots,
+            "slots_in_use": self._runner.slots_in_use,
+        }

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import astuple
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import astuple
 
 from orchestrator_client.config import Config
 from orchestrator_client.identity import Identity
@@ -41,8 +42,11 @@ class Intake:
         #: What is being taken, by server, job and attempt.
         self._taking: dict[tuple[str, int, int], asyncio.Future[Payload]] = {}
 
-    async def take(self, claim: Claim, place: Callable[[Path], None]) -> Payload:
-        """Take an attempt; `place` puts its files into the directory it is given, in a thread.
+    async def take(
+        self, claim: Claim, place: Callable[[Path], None], *, few: bool = False
+    ) -> Payload:
+        """Take an attempt; `place` puts its files into the directory it is given, in a thread, or
+        where they are a few kilobytes in `few` files right here: a thread would take longer.
 
         Raises:
             OlderAttempt: a higher attempt of the job was taken before.
@@ -51,17 +55,17 @@ class Intake:
             OSError: the files cannot be written.
         """
         if claim.job is None or claim.attempt is None:
-            return await self._take_new(claim, place)
+            return await self._take_new(claim, place, few, [])
         key = (claim.server, claim.job, claim.attempt)
         if (under_way := self._taking.get(key)) is not None:
             return await asyncio.shield(under_way)
-        known = self._payloads.of_attempt(*key)
-        if known is not None:
-            return known
-        highest = self._payloads.highest_attempt(claim.server, claim.job)
-        if highest > claim.attempt:
+        attempts = self._payloads.attempts(claim.server, claim.job)
+        for known in attempts:
+            if known.attempt == claim.attempt:
+                return known
+        if attempts and (highest := attempts[-1].attempt or 0) > claim.attempt:
             raise OlderAttempt(job=claim.job, attempt=claim.attempt, held=highest)
-        taking = asyncio.ensure_future(self._take_new(claim, place))
+        taking = asyncio.ensure_future(self._take_new(claim, place, few, attempts))
         self._taking[key] = taking
         # Not before it is done, even if whoever sent it is gone: the same may come again.
         taking.add_done_callback(lambda _: self._taking.pop(key))
@@ -72,24 +76,28 @@ class Intake:
         if self._taking:
             await asyncio.wait(self._taking.values(), timeout=SETTLE_PATIENCE)
 
-    async def _take_new(self, claim: Claim, place: Callable[[Path], None]) -> Payload:
+    async def _take_new(
+        self, claim: Claim, place: Callable[[Path], None], few: bool, attempts: Iterable[Payload]
+    ) -> Payload:
         own = self._config.service
         # Who names no service is no server of ours, and knows this client by its address.
         if own is not None and claim.service not in (own, ""):
             raise OtherService(own=own, service=claim.service)
         self._standing.require_up()
         check_free_disk(self._config.data_path, self._config.min_free_disk)
-        if claim.job is not None and claim.attempt is not None:
-            await self._end_older(claim.server, claim.job, claim.attempt)
+        for older in attempts:
+            # Its server has given it up: no two attempts run at once.
+            if not older.has_ended:
+                log.info("payload %d is given up for attempt %s of job %s",
+                         older.id, claim.attempt, claim.job)  # fmt: skip
+                await self._runner.kill(older.id)
+                await self._runner.ended(older.id)
         id = self._identity.next_id()
-        await asyncio.to_thread(self._runner.workdir(id).prepare, claim, place)
+        workdir = self._runner.workdir(id)
+        if few:
+            workdir.prepare(claim, place)
+        else:
+            await asyncio.to_thread(workdir.prepare, claim, place)
         payload = self._payloads.insert(id, *astuple(claim))
-        self._runner.task.wake()
+        self._runner.fill()
         return payload
-
-    async def _end_older(self, server: str, job: int, attempt: int) -> None:
-        """Its server has given the attempts before this one up: no two of them run at once."""
-        for older in self._payloads.older_active(server, job, attempt):
-            log.info("payload %d is given up for attempt %d of job %d", older.id, attempt, job)
-            await self._runner.kill(older.id)
-            await self._runner.ended(older.id)

@@ -2,19 +2,22 @@
 
 import logging
 import sqlite3
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec import Struct
+from msgspec.structs import asdict
+
 from orchestrator_client.identity import OWNER
 from orchestrator_shared.errors import NotFound, SettingError
 from orchestrator_shared.folders import FolderLock
-from orchestrator_shared.protocol import PayloadSchema
+from orchestrator_shared.messages import PackedResult, PayloadState
 from orchestrator_shared.queries import read_queries
-from orchestrator_shared.status import PayloadStatus
+from orchestrator_shared.status import PAYLOAD_ENDED, PayloadStatus
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +25,6 @@ log = logging.getLogger(__name__)
 CHANGES_OF_STATE: Final = ("insert", "running", "ended", "cleaned")
 #: What tells the file of an index from any other database: "orch" as bytes.
 APPLICATION_ID: Final = 0x6F726368
-#: Made once: making a schema copies all its fields.
-_SHOWN: Final = PayloadSchema()
 #: Called with each payload that has changed.
 Listener = Callable[["Payload"], None]
 
@@ -39,9 +40,8 @@ def _queries() -> dict[str, str]:
     return read_queries(resources.files(__package__).joinpath("payloads.sql"))
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """One attempt of a job, as it is now. Sizes are bytes, times seconds."""
+class Payload(Struct, frozen=True):
+    """One attempt of a job, as it is now: a row of the index. Sizes are bytes, times seconds."""
 
     id: int
     server: str
@@ -66,20 +66,38 @@ class Payload:
     result_sha256: str | None
     ended_at: float | None
 
-    def to_json(self, loc: Path) -> dict[str, Any]:
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more happens to it but the removal of its files."""
+        return self.status in PAYLOAD_ENDED or self.status is PayloadStatus.CLEANED
+
+    def shown(self, loc: Path) -> PayloadState:
         """The payload as its answers and the stream show it; `loc` is its working directory."""
         result = None
-        if self.result_size is not None:
-            result = {"size": self.result_size, "sha256": self.result_sha256}
-        values = asdict(self)
-        shown: dict[str, Any] = _SHOWN.dump(
-            {**values, "input": {}, "loc": str(loc), "result": result}
+        if self.result_size is not None and self.result_sha256 is not None:
+            result = PackedResult(size=self.result_size, sha256=self.result_sha256)
+        return PayloadState(
+            id=self.id,
+            status=self.status,
+            loc=str(loc),
+            pid=self.pid,
+            killed=self.killed,
+            job=self.job or 0,
+            attempt=self.attempt or 0,
+            exit_code=self.exit_code,
+            fault=self.fault,
+            reason=self.reason,
+            lost=self.lost,
+            handed_back=self.handed_back,
+            wall_s=self.wall_s,
+            cpu_s=self.cpu_s,
+            max_rss=self.max_rss,
+            stderr_tail=self.stderr_tail,
+            result=result,
         )
-        return shown
 
 
-@dataclass(frozen=True, slots=True)
-class PayloadEnd:
+class PayloadEnd(Struct, frozen=True):
     """How a payload ended, and what was packed of it."""
 
     status: PayloadStatus
@@ -109,6 +127,12 @@ class Payloads:
             SettingError: the file is in use, is something else, or cannot be written.
         """
         self.listener: Listener | None = None
+        #: The rows of all that are not Cleaned, as they were last written: nothing is asked for
+        #: that is known.
+        self._rows: dict[int, Payload] = {}
+        #: How many of each server are Prepared or Running, and how many are Prepared in all.
+        self._active: Counter[str] = Counter()
+        self._prepared = 0
         self._lock: FolderLock | None = None
         if db_path != ":memory:":
             lock = Path(f"{db_path}.lock")
@@ -138,7 +162,9 @@ class Payloads:
         Raises:
             NotFound: there is none.
         """
-        payload = self._one("by_id", id=id) if id < 2**63 else None
+        payload = self._rows.get(id)
+        if payload is None and id < 2**63:
+            payload = self._one("by_id", id=id)
         if payload is None:
             raise NotFound("payload", id if id < 2**63 else 0)
         return payload
@@ -147,13 +173,9 @@ class Payloads:
         """The payload of this attempt of a server's job."""
         return self._one("by_attempt", server=server, job=job, attempt=attempt)
 
-    def highest_attempt(self, server: str, job: int) -> int:
-        """The highest attempt of a job that was ever held here; 0 for none."""
-        return self._number("highest_attempt", server=server, job=job)
-
-    def older_active(self, server: str, job: int, attempt: int) -> list[Payload]:
-        """The attempts before this one of a server's job that have not ended."""
-        return self._all("older_active", server=server, job=job, attempt=attempt)
+    def attempts(self, server: str, job: int) -> list[Payload]:
+        """All attempts of a server's job that were ever held here, the highest last."""
+        return self._all("attempts", server=server, job=job)
 
     def of_server(self, server: str) -> list[Payload]:
         """All that a server has not acknowledged yet, oldest first."""
@@ -165,7 +187,7 @@ class Payloads:
 
     def oldest_prepared(self) -> Payload | None:
         """The one whose turn it is."""
-        return self._one("oldest_prepared")
+        return self._one("oldest_prepared") if self._prepared else None
 
     def unacknowledged(self, server: str) -> int:
         """How many that have ended a server has not acknowledged yet."""
@@ -173,9 +195,7 @@ class Payloads:
 
     def active(self, but_of: str | None = None) -> int:
         """How many are Prepared or Running; without those of one server, if it is named."""
-        if but_of is None:
-            return self._number("active")
-        return self._number("active_of_others", server=but_of)
+        return self._active.total() - (self._active[but_of] if but_of is not None else 0)
 
     def ended_before(self, before: float, unclaimed_before: float) -> list[Payload]:
         """Those that ended so long ago: of servers that cannot acknowledge, and of others."""
@@ -231,9 +251,11 @@ class Payloads:
         """Its turn has come, or came before this start."""
         return self._change("running", id=id, pid=pid)
 
-    def set_pid(self, id: int, pid: int) -> Payload | None:
-        """run.sh runs as this process."""
-        return self._change("set_pid", id=id, pid=pid)
+    def set_pid(self, id: int, pid: int) -> None:
+        """run.sh runs as this process. That is no change that its server needs to be told of."""
+        payload = self._one("set_pid", id=id, pid=pid)
+        if payload is not None:
+            self._keep(payload)
 
     def set_killed(self, id: int) -> Payload | None:
         """Somebody asked for its end."""
@@ -253,6 +275,8 @@ class Payloads:
 
     def _change(self, name: str, **values: Any) -> Payload | None:
         payload = self._one(name, **values)
+        if payload is not None:
+            self._keep(payload)
         # Before there is a listener nothing changes: what lies on the disk is taken up.
         if payload is not None and self.listener is not None:
             if name in CHANGES_OF_STATE:
@@ -267,6 +291,18 @@ class Payloads:
                 )
             self.listener(payload)
         return payload
+
+    def _keep(self, payload: Payload) -> None:
+        """A row was written: count it as what it is now."""
+        former = self._rows.pop(payload.id, None)
+        for row, one in ((former, -1), (payload, 1)):
+            if row is not None and not row.has_ended:
+                self._active[row.server] += one
+                self._prepared += one * (row.status is PayloadStatus.PREPARED)
+        if not self._active[payload.server]:
+            del self._active[payload.server]
+        if payload.status is not PayloadStatus.CLEANED:
+            self._rows[payload.id] = payload
 
     def _one(self, name: str, **values: Any) -> Payload | None:
         row = self._connection.execute(sql(name), values).fetchone()
@@ -292,7 +328,6 @@ def _begin(db_path: str) -> sqlite3.Connection:
             Path(name).unlink(missing_ok=True)
     # It is filled by another thread at the start, before anybody else uses it.
     connection = sqlite3.connect(db_path, isolation_level=None, check_same_thread=False)
-    connection.row_factory = sqlite3.Row
     # The disk has the truth: the index need not be durable.
     connection.execute("PRAGMA synchronous = OFF")
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -300,14 +335,11 @@ def _begin(db_path: str) -> sqlite3.Connection:
     return connection
 
 
-def _payload(row: sqlite3.Row) -> Payload:
-    values = dict(row)
+def _payload(row: tuple[Any, ...]) -> Payload:
+    # The columns in their order. SQLite has numbers for what is true or not.
+    id, server, job, attempt, service, limit_s, status, pid, killed, *end = row
+    exit_code, fault, reason, lost, handed_back, *rest = end
     return Payload(
-        **{
-            **values,
-            "status": PayloadStatus(values["status"]),
-            "killed": bool(values["killed"]),
-            "lost": bool(values["lost"]),
-            "handed_back": bool(values["handed_back"]),
-        }
+        *(id, server, job, attempt, service, limit_s, PayloadStatus(status), pid, bool(killed)),
+        *(exit_code, fault, reason, bool(lost), bool(handed_back), *rest),
     )

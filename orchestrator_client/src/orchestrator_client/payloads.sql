@@ -44,12 +44,8 @@ SELECT * FROM payloads WHERE id = :id;
 -- name: by_attempt
 SELECT * FROM payloads WHERE server = :server AND job = :job AND attempt = :attempt;
 
--- name: highest_attempt
-SELECT max(attempt) AS attempt FROM payloads WHERE server = :server AND job = :job;
-
--- name: older_active
-SELECT * FROM payloads WHERE server = :server AND job = :job AND attempt < :attempt
-    AND status IN ('Prepared', 'Running') ORDER BY id;
+-- name: attempts
+SELECT * FROM payloads WHERE server = :server AND job = :job ORDER BY attempt;
 
 -- name: of_server
 -- All that a server has not acknowledged yet, oldest first.
@@ -62,13 +58,6 @@ SELECT * FROM payloads WHERE status = :status ORDER BY id;
 -- name: oldest_prepared
 -- One that is being killed is never started.
 SELECT * FROM payloads WHERE status = 'Prepared' AND killed = 0 ORDER BY id LIMIT 1;
-
--- name: active_of_others
-SELECT count(*) AS payloads FROM payloads
-    WHERE status IN ('Prepared', 'Running') AND server <> :server;
-
--- name: active
-SELECT count(*) AS payloads FROM payloads WHERE status IN ('Prepared', 'Running');
 
 -- name: unacknowledged
 SELECT count(*) AS payloads FROM payloads WHERE server = :server AND job IS NOT NULL

@@ -1,8 +1,9 @@
 """At start: the index is rebuilt from what lies on the disk."""
 
 import logging
-from dataclasses import astuple, replace
 from pathlib import Path
+
+from msgspec.structs import astuple, replace
 
 from orchestrator_client.executors.base import RunEnd
 from orchestrator_client.identity import Identity

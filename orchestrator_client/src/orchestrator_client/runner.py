@@ -4,9 +4,10 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Final
+
+from msgspec.structs import replace
 
 from orchestrator_client.config import Config
 from orchestrator_client.executors.base import Executor, Limit, RunEnd
@@ -25,7 +26,7 @@ from orchestrator_shared.answers import NO_SPACE
 from orchestrator_shared.clocks import Clock
 from orchestrator_shared.errands import Errands
 from orchestrator_shared.errors import Transient
-from orchestrator_shared.status import PAYLOAD_ENDED, PayloadStatus
+from orchestrator_shared.status import PayloadStatus
 from orchestrator_shared.tasks import BackgroundTask
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 PACK_AGAIN: Final = 5.0
 #: How often packing is tried where the disk has room and something else is wrong.
 PACK_TRIES: Final = 12
-#: How long packing under way may go on when the client stops (seconds).
+#: How long starts and packing under way may go on when the client stops (seconds).
 CLOSE_PATIENCE: Final = 0.3
 #: How much of run.sh is looked at (bytes) to tell its line ends.
 RUN_SH_HEAD: Final = 4096
@@ -66,6 +67,7 @@ class Runner:
         #: Payloads that are being sealed: no other end can come to them.
         self._sealing: set[int] = set()
         self._packers = Packers()
+        self._starts = Errands("a payload could not be started")
         self._errands = Errands("a payload could not be brought to its end")
         self._ends: dict[int, asyncio.Event] = {}
 
@@ -86,6 +88,7 @@ class Runner:
     async def close(self) -> None:
         """Stop; what runs, runs on, and what is being packed is packed at the next start."""
         await self.task.stop()
+        await self._starts.close(CLOSE_PATIENCE)
         await self._executor.close()
         await self._errands.close(CLOSE_PATIENCE)
         self._packers.close()
@@ -93,13 +96,22 @@ class Runner:
     async def run_once(self) -> int:
         """Start what can be started; gives back how many that were."""
         started = 0
-        while self._standing.state == "up" and self.slots_in_use < self._config.slots:
-            payload = self._payloads.oldest_prepared()
-            if payload is None:
-                break
+        while (payload := self._next()) is not None:
             await self._start(payload)
             started += 1
         return started
+
+    def fill(self) -> None:
+        """Start what can be started, beside everything else; without the turn of a loop that is
+        woken for it, which takes longer than a start."""
+        if self._next() is not None:
+            self._starts.run(self.run_once())
+
+    def _next(self) -> Payload | None:
+        """The payload whose turn it is; None if there is no slot for it."""
+        if self._standing.state != "up" or self.slots_in_use >= self._config.slots:
+            return None
+        return self._payloads.oldest_prepared()
 
     def workdir(self, id: int) -> Workdir:
         """The directories of a payload."""
@@ -119,7 +131,7 @@ class Runner:
         elif await self._kill_running(id, "operator", self._config.kill_grace):
             self._payloads.set_killed(id)
         payload = self._payloads.get(id)
-        under_way = payload.killed and not has_ended(payload)
+        under_way = payload.killed and not payload.has_ended
         return under_way or payload.status is PayloadStatus.KILLED
 
     async def hand_back(self, id: int, why: str, grace: float = 0.0) -> None:
@@ -141,7 +153,7 @@ class Runner:
 
     async def ended(self, id: int) -> None:
         """Wait until a payload has ended."""
-        if not has_ended(self._payloads.get(id)):
+        if not self._payloads.get(id).has_ended:
             await self._ends.setdefault(id, asyncio.Event()).wait()
 
     # --- what the executor tells
@@ -153,7 +165,7 @@ class Runner:
     def on_ended(self, id: int, end: RunEnd) -> None:
         """run.sh has ended: its slot is free, and what it left is packed."""
         self._running.discard(id)
-        self.task.wake()
+        self.fill()
         self._errands.run(self._judge(id, end))
 
     def on_stuck(self, ids: frozenset[int]) -> None:
@@ -228,7 +240,7 @@ class Runner:
 
     async def _seal(self, id: int, end: PayloadEnd) -> None:
         """Pack what a payload leaves; only then has it ended."""
-        if id in self._sealing or has_ended(self._payloads.get(id)):
+        if id in self._sealing or self._payloads.get(id).has_ended:
             return
         self._sealing.add(id)
         try:
@@ -268,11 +280,6 @@ class Runner:
                 log.exception("payload %d cannot be packed", workdir.id)
                 return workdir.write_end(self._stamp(cannot_be_packed(error)))
             await asyncio.sleep(PACK_AGAIN)
-
-
-def has_ended(payload: Payload) -> bool:
-    """Whether nothing more happens to a payload but the removal of its files."""
-    return payload.status in PAYLOAD_ENDED or payload.status is PayloadStatus.CLEANED
 
 
 def _has_windows_lines(workdir: Workdir) -> bool:

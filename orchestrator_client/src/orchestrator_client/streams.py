@@ -17,6 +17,7 @@ from orchestrator_client.standing import Standing
 from orchestrator_shared import __version__
 from orchestrator_shared.errands import Errands
 from orchestrator_shared.frames import pack_frame
+from orchestrator_shared.messages import Heartbeat, Hello, Listed, Message, State
 from orchestrator_shared.protocol import HEARTBEAT_INTERVAL, INLINE_LIMIT, PROTOCOL
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class Stream:
         self._socket = socket
         self._streams = streams
         self._changed: dict[int, None] = {}
-        self._frames: list[bytes] = []
+        self._messages: list[Message] = []
         self._wake = asyncio.Event()
         self._seq = 0
         #: What the last heartbeat told, but for the load.
@@ -46,9 +47,9 @@ class Stream:
         self._changed[payload.id] = None
         self._wake.set()
 
-    def say(self, frame: bytes) -> None:
+    def say(self, message: Message) -> None:
         """Say this, after what has gathered before."""
-        self._frames.append(frame)
+        self._messages.append(message)
         self._wake.set()
 
     def tell_all(self) -> None:
@@ -63,17 +64,17 @@ class Stream:
     async def run(self) -> None:
         """Say who this is, tell of every payload, then of what changes, until cut off."""
         streams = self._streams
-        hello = {
-            "protocol": PROTOCOL,
-            "version": __version__,
-            "instance": streams.identity.instance,
-            "start": streams.identity.start,
-            "service": streams.config.service,
-            "slots": streams.config.slots,
-            "kill_grace": streams.config.kill_grace,
-        }
+        hello = Hello(
+            protocol=PROTOCOL,
+            version=__version__,
+            instance=streams.identity.instance,
+            start=streams.identity.start,
+            service=streams.config.service,
+            slots=streams.config.slots,
+            kill_grace=streams.config.kill_grace,
+        )
         with contextlib.suppress(ConnectionError):
-            await self._socket.send_bytes(pack_frame("hello", hello))
+            await self._send(hello)
             await self._beat()
             await self._list()
             while True:
@@ -85,16 +86,16 @@ class Stream:
     async def _list(self) -> None:
         for payload in self._streams.payloads.of_server(self.server):
             await self._send_state(payload.id)
-        await self._socket.send_bytes(pack_frame("listed", {}))
+        await self._send(Listed())
 
     async def _say_all(self) -> None:
         self._wake.clear()
-        frames, self._frames = self._frames, []
+        messages, self._messages = self._messages, []
         changed, self._changed = self._changed, {}
         for id in changed:
             await self._send_state(id)
-        for frame in frames:
-            await self._socket.send_bytes(frame)
+        for message in messages:
+            await self._send(message)
         if self._list_asked:
             self._list_asked = False
             await self._list()
@@ -105,8 +106,7 @@ class Stream:
     async def _beat(self) -> None:
         self._next_beat = asyncio.get_running_loop().time() + HEARTBEAT_INTERVAL
         self._told = self._streams.fares(self.server)
-        beat = {**self._told, "cpu_load": self._streams.load.percent()}
-        await self._socket.send_bytes(pack_frame("heartbeat", beat))
+        await self._send(Heartbeat(**self._told, cpu_load=self._streams.load.percent()))
 
     async def _send_state(self, id: int) -> None:
         """The state as it is now; a small result goes along, which saves the server a request."""
@@ -118,8 +118,10 @@ class Stream:
             with contextlib.suppress(OSError):
                 body = workdir.result.read_bytes()
         self._seq += 1
-        state = {"seq": self._seq, "payload": payload.to_json(workdir.job)}
-        await self._socket.send_bytes(pack_frame("state", state, body))
+        await self._send(State(seq=self._seq, payload=payload.shown(workdir.job)), body)
+
+    async def _send(self, message: Message, body: bytes = b"") -> None:
+        await self._socket.send_bytes(pack_frame(message, body))
 
 
 class Streams:

@@ -11,22 +11,21 @@ what the client knows of it.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from orchestrator_client.payloads import PayloadEnd
 from orchestrator_client.processes import boot_id
 from orchestrator_shared.archive import pack_directory
 from orchestrator_shared.folders import remove_tree, write_whole
 from orchestrator_shared.protocol import STDERR_TAIL
-from orchestrator_shared.status import PayloadStatus
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """Whose payload it is. A server that does not say who it is has no name, job or attempt."""
 
     server: str
@@ -35,6 +34,16 @@ class Claim:
     service: str
     #: How long the attempt may run (seconds); None: as long as it likes.
     limit_s: float | None = None
+
+
+class _Taken(Claim, frozen=True, kw_only=True):
+    """What payload.json says: whose it is, and the boot of the machine in which it was taken."""
+
+    boot: str
+
+
+_read_taken = msgspec.json.Decoder(_Taken).decode
+_read_end = msgspec.json.Decoder(PayloadEnd).decode
 
 
 class Workdir:
@@ -83,9 +92,9 @@ class Workdir:
             for folder in (self._work, self.home, self.tmp, self.control):
                 folder.mkdir(mode=0o700)
             place(self.job)
-            content = {**asdict(claim), "boot": boot_id()}
-            path = self.control / "payload.json"
-            write_whole(path, json.dumps(content).encode(), durable=False)
+            taken = _Taken(**asdict(claim), boot=boot_id())
+            # A part of it cannot be read: it needs no other name until it is whole.
+            (self.control / "payload.json").write_bytes(msgspec.json.encode(taken))
         except BaseException:
             self.remove()
             raise
@@ -94,11 +103,11 @@ class Workdir:
         """Whose it is, and whether the machine went down since it was taken; None if it was never
         taken as a whole."""
         try:
-            content = json.loads((self.control / "payload.json").read_bytes())
-            went_down = content.pop("boot") != boot_id()
-            return Claim(**content), went_down
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            taken = _read_taken((self.control / "payload.json").read_bytes())
+        except (OSError, ValueError):
             return None
+        claim = Claim(taken.server, taken.job, taken.attempt, taken.service, taken.limit_s)
+        return claim, taken.boot != boot_id()
 
     def stderr_tail(self) -> str | None:
         """The last bytes that run.sh printed as errors; None if it did not run."""
@@ -124,29 +133,30 @@ class Workdir:
         """
         packed = pack_directory(self.job, self.logs(end.exit_code), self.result)
         return self.write_end(
-            PayloadEnd(
-                **{
-                    **asdict(end),
-                    "stderr_tail": self.stderr_tail(),
-                    "result_size": packed.size,
-                    "result_sha256": packed.sha256,
-                }
+            replace(
+                end,
+                stderr_tail=self.stderr_tail(),
+                result_size=packed.size,
+                result_sha256=packed.sha256,
             )
         )
 
     def write_end(self, end: PayloadEnd) -> PayloadEnd:
         """Write down an end: from now on nothing else can become of the payload."""
-        # A client often hands back as its machine goes down.
-        content = json.dumps(asdict(end)).encode()
-        write_whole(self.control / "end.json", content, durable=end.handed_back)
+        file, content = self.control / "end.json", msgspec.json.encode(end)
+        if end.handed_back:
+            # A client often hands back as its machine goes down.
+            write_whole(file, content, durable=True)
+        else:
+            # A part of it cannot be read, and is no end.
+            file.write_bytes(content)
         return end
 
     def read_end(self) -> PayloadEnd | None:
         """The end that was written down; None if there is none yet."""
         try:
-            content: dict[str, Any] = json.loads((self.control / "end.json").read_bytes())
-            return PayloadEnd(**{**content, "status": PayloadStatus(content["status"])})
-        except (OSError, ValueError, TypeError, KeyError):
+            return _read_end((self.control / "end.json").read_bytes())
+        except (OSError, ValueError):
             return None
 
     def is_whole(self, end: PayloadEnd) -> bool:

@@ -4,13 +4,13 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from orchestrator_server.clients.endpoint import Endpoint
-from orchestrator_server.clients.requests import Payload
 from orchestrator_server.config import Service
 from orchestrator_server.store.database import Row
 from orchestrator_server.tasks.cleaner import Cleaner
 from orchestrator_server.tasks.getter import Getter
 from orchestrator_server.tasks.sender import Sender
 from orchestrator_server.watchers import Watchers
+from orchestrator_shared.messages import PayloadState
 from orchestrator_shared.status import ACTIVE, ENDED, Status
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class Signals:
         self._services = services
         self._watchers = watchers
 
-    def on_state(self, client: Endpoint, payload: Payload, result: bytes) -> None:
+    def on_state(self, client: Endpoint, payload: PayloadState, result: bytes) -> None:
         """A client tells of a payload."""
         if self.getter is not None:
             self.getter.on_state(client, payload, result)

@@ -1,14 +1,29 @@
 """What the server answers portals and operators: the schema of every body."""
 
-from marshmallow import fields, validate
+from marshmallow import Schema, fields, validate
 
-from orchestrator_shared.protocol import FileSchema, Message
 from orchestrator_shared.status import Status
 
 _status = validate.OneOf([status.value for status in Status])
 
 
-class UploadedSchema(Message):
+class AnswerSchema(Schema):
+    """What every error, and every answer without content of its own, looks like."""
+
+    id = fields.Integer(required=True, metadata={"description": "the job, or 0"})
+    status = fields.String(required=True, metadata={"description": "its state, or Unknown"})
+    message = fields.String(required=True, metadata={"description": "what is so, and what to do"})
+
+
+class FileSchema(Schema):
+    """One file of a job: its name, how many bytes it has, and their SHA-256 in hexadecimal."""
+
+    name = fields.String(required=True)
+    size = fields.Integer(required=True)
+    sha256 = fields.String(required=True)
+
+
+class UploadedSchema(Schema):
     """The answer to an upload."""
 
     id = fields.Integer(required=True)
@@ -20,7 +35,7 @@ class UploadedSchema(Message):
     message = fields.String(required=True)
 
 
-class HistorySchema(Message):
+class HistorySchema(Schema):
     """One change of a job's state, in its record."""
 
     seq = fields.Integer(required=True)
@@ -31,7 +46,7 @@ class HistorySchema(Message):
     reason = fields.String(allow_none=True)
 
 
-class WaitingSchema(Message):
+class WaitingSchema(Schema):
     """Why a Queued job waits."""
 
     code = fields.String(
@@ -81,14 +96,14 @@ class JobWithInputsSchema(JobSchema):
     )
 
 
-class JobsSchema(Message):
+class JobsSchema(Schema):
     """A page of jobs, newest first."""
 
     jobs = fields.List(fields.Nested(JobSchema), required=True)
     next = fields.Integer(allow_none=True, metadata={"description": "`after` of the next page"})
 
 
-class EventSchema(Message):
+class EventSchema(Schema):
     """One change of one job."""
 
     seq = fields.Integer(required=True)
@@ -105,26 +120,26 @@ class EventSchema(Message):
     reason = fields.String(allow_none=True)
 
 
-class EventsSchema(Message):
+class EventsSchema(Schema):
     """Changes in order."""
 
     events = fields.List(fields.Nested(EventSchema), required=True)
     next = fields.Integer(required=True, metadata={"description": "`after` of the next call"})
 
 
-class PongSchema(Message):
+class PongSchema(Schema):
     """The answer of the root."""
 
     message = fields.String(required=True)
 
 
-class LiveSchema(Message):
+class LiveSchema(Schema):
     """`GET /live`."""
 
     status = fields.String(required=True)
 
 
-class ServerHealthSchema(Message):
+class ServerHealthSchema(Schema):
     """`GET /health` of the server."""
 
     status = fields.String(required=True)
@@ -138,7 +153,7 @@ class ServerHealthSchema(Message):
     tasks = fields.Dict(keys=fields.String(), required=True)
 
 
-class ClientSchema(Message):
+class ClientSchema(Schema):
     """How a client stands."""
 
     address = fields.String(required=True)
@@ -169,13 +184,13 @@ class ClientSchema(Message):
     why = fields.String(required=True)
 
 
-class ClientsSchema(Message):
+class ClientsSchema(Schema):
     """`GET /clients`."""
 
     clients = fields.List(fields.Nested(ClientSchema), required=True)
 
 
-class ServiceSchema(Message):
+class ServiceSchema(Schema):
     """How a service stands. Times are seconds."""
 
     service = fields.String(required=True)
@@ -192,7 +207,7 @@ class ServiceSchema(Message):
     max_age = fields.Float(allow_none=True)
 
 
-class ServicesSchema(Message):
+class ServicesSchema(Schema):
     """`GET /services`."""
 
     services = fields.List(fields.Nested(ServiceSchema), required=True)

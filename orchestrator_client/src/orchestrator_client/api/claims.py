@@ -8,6 +8,7 @@ from orchestrator_client.keys import IDENTITY, PAYLOADS, RUNNER
 from orchestrator_client.payloads import Payload
 from orchestrator_client.workdir import Claim
 from orchestrator_shared.errors import DamagedOnTheWay, Misdirected, NotFound, NotUsable
+from orchestrator_shared.messages import encode_message
 from orchestrator_shared.protocol import (
     H_ATTEMPT,
     H_CHECK,
@@ -66,7 +67,8 @@ def find_payload(request: web.Request) -> Payload:
 def payload_answer(request: web.Request, payload: Payload, status: int = 200) -> web.Response:
     """A payload as JSON."""
     loc = request.app[RUNNER].workdir(payload.id).job
-    return web.json_response(payload.to_json(loc), status=status)
+    shown = encode_message(payload.shown(loc))
+    return web.Response(body=shown, content_type="application/json", status=status)
 
 
 def check_number(name: str, number: int) -> None:

@@ -7,7 +7,6 @@ from aiohttp import web
 from orchestrator_client.api.claims import find_payload, payload_answer
 from orchestrator_client.keys import RUNNER
 from orchestrator_client.payloads import Payload
-from orchestrator_client.runner import has_ended
 from orchestrator_shared.archive import in_thread, zip_directory
 from orchestrator_shared.errors import NotFound
 from orchestrator_shared.protocol import H_JOB_STATUS
@@ -20,7 +19,7 @@ async def retrieve(request: web.Request) -> web.StreamResponse:
     payload = find_payload(request)
     if payload.status is PayloadStatus.COMPLETED:
         return await _packed(request, payload)
-    if not has_ended(payload):
+    if not payload.has_ended:
         return payload_answer(request, payload, 202)
     return web.Response(status=204, headers={H_JOB_STATUS: payload.status})
 
@@ -38,7 +37,7 @@ async def retrieve_partial(request: web.Request) -> web.StreamResponse:
     payload = find_payload(request)
     if payload.status is PayloadStatus.CLEANED:
         raise NotFound("working directory of payload", payload.id)
-    if has_ended(payload) and payload.result_size is not None:
+    if payload.has_ended and payload.result_size is not None:
         return await _packed(request, payload)
     workdir = request.app[RUNNER].workdir(payload.id)
     response = web.StreamResponse()

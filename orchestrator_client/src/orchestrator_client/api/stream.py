@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Final, cast
 
 from aiohttp import web
 
@@ -23,12 +23,16 @@ from orchestrator_shared.errors import (
     OtherService,
     Transient,
 )
-from orchestrator_shared.frames import pack_frame, unpack_frame
+from orchestrator_shared.frames import unpack_frame
+from orchestrator_shared.messages import Acknowledge, HandBack, List, Refusal, Submit
 from orchestrator_shared.multipart import check_name
 from orchestrator_shared.protocol import FRAME_LIMIT, H_SERVER, service_name
 from orchestrator_shared.uploads import split_inline, write_inline
 
 log = logging.getLogger(__name__)
+
+#: How many small files are written at once, without a thread.
+FEW: Final = 16
 
 
 async def stream(request: web.Request) -> web.WebSocketResponse:
@@ -42,59 +46,58 @@ async def stream(request: web.Request) -> web.WebSocketResponse:
 
     def hear(stream: Stream, frame: bytes) -> None:
         try:
-            kind, header, body = unpack_frame(frame)
+            message, body = unpack_frame(frame)
         except NotUsable as error:
             # What it was about is lost; on the next stream everything is told again.
             log.warning("server %s: %s: its stream is closed", server, error)
             errands.run(close_stream(socket))
             return
-        if kind == "submit":
-            errands.run(_submit(request.app, stream, header, body))
-        elif kind == "acknowledge":
-            cleaner = request.app[CLEANER]
-            errands.run(cleaner.acknowledge(server, header["job"], header["attempt"]))
-        elif kind == "list":
+        if isinstance(message, Submit):
+            errands.run(_submit(request.app, stream, message, body))
+        elif isinstance(message, Acknowledge):
+            request.app[CLEANER].acknowledge(server, message.job, message.attempt)
+        elif isinstance(message, List):
             stream.tell_all()
-        elif kind == "hand_back":
+        elif isinstance(message, HandBack):
             errands.run(request.app[STOPPING].drain(server))
 
     await request.app[STREAMS].serve(socket, server, hear)
     return socket
 
 
-async def _submit(
-    app: web.Application, stream: Stream, header: dict[str, Any], body: bytes
-) -> None:
+async def _submit(app: web.Application, stream: Stream, submit: Submit, body: bytes) -> None:
     """Take a small job; its state, or why it is refused, goes back on the stream."""
-    service = service_name(header["service"])
-    claim = Claim(stream.server, header["job"], header["attempt"], service, header["limit_s"])
-    files = [(file["name"], file["size"]) for file in header["files"]]
+    service = service_name(submit.service)
+    claim = Claim(stream.server, submit.job, submit.attempt, service, submit.limit_s)
+    files = [(file.name, file.size) for file in submit.files]
 
     def place(folder: Path) -> None:
         folder.mkdir(mode=0o700)
         write_inline(folder, files, body)
 
     def refuse(error: OrchestratorError) -> None:
-        refusal = {
-            "job": header["job"],
-            "attempt": header["attempt"],
-            "transient": isinstance(error, Transient | OtherService | DamagedOnTheWay),
-            "disk": isinstance(error, NoSpace),
-            "damaged": isinstance(error, DamagedOnTheWay),
-            "held": error.details["held"] if isinstance(error, OlderAttempt) else None,
-            "message": str(error),
-        }
-        stream.say(pack_frame("refused", refusal))
+        held = error.details["held"] if isinstance(error, OlderAttempt) else None
+        stream.say(
+            Refusal(
+                job=submit.job,
+                attempt=submit.attempt,
+                transient=isinstance(error, Transient | OtherService | DamagedOnTheWay),
+                disk=isinstance(error, NoSpace),
+                damaged=isinstance(error, DamagedOnTheWay),
+                held=cast(int | None, held),
+                message=str(error),
+            )
+        )
 
     try:
-        check_number("job", header["job"])
-        check_number("attempt", header["attempt"])
+        check_number("job", submit.job)
+        check_number("attempt", submit.attempt)
         check_limit(claim.limit_s)
         _check_files(files, body)
-        declared = {file["name"]: file["sha256"] for file in header["files"]}
+        declared = {file.name: file.sha256 for file in submit.files}
         for name, content in split_inline(files, body):
             check_digest(name, hashlib.sha256(content).hexdigest(), declared[name])
-        payload = await app[INTAKE].take(claim, place)
+        payload = await app[INTAKE].take(claim, place, few=len(files) <= FEW)
     except OrchestratorError as error:
         refuse(error)
     except OSError as error:

@@ -6,7 +6,7 @@ from typing import Any, Final, TypeVar
 from aiohttp_apispec import docs, querystring_schema
 from marshmallow import Schema
 
-from orchestrator_shared.protocol import AnswerSchema
+from orchestrator_shared.portal import AnswerSchema
 
 H = TypeVar("H", bound=Callable[..., Any])
 

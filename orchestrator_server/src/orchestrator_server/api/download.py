@@ -13,7 +13,7 @@ from orchestrator_server.keys import FILES, POOL, RECORDS
 from orchestrator_server.store.job import Job
 from orchestrator_shared.answers import answer
 from orchestrator_shared.errors import ClientUnreachable, OrchestratorError
-from orchestrator_shared.protocol import AnswerSchema
+from orchestrator_shared.portal import AnswerSchema
 from orchestrator_shared.sealed import Sealed, answer_sealed
 from orchestrator_shared.status import ACTIVE, Status
 

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from aiohttp import web
+from msgspec.structs import asdict
 
 from orchestrator_server.api.describe import JOB_ID, describe
 from orchestrator_server.api.parameters import (
@@ -43,7 +44,7 @@ async def job(request: web.Request) -> web.Response:
 
 async def _inputs(request: web.Request, job: Job) -> list[dict[str, Any]] | None:
     job_input = await request.app[RECORDS].input(job.id)
-    return job_input.files if job_input else None
+    return [asdict(file) for file in job_input.files] if job_input else None
 
 
 async def _wait_for(request: web.Request, query: dict[str, Any]) -> JobDetails:

@@ -7,7 +7,7 @@ from orchestrator_server.api.parameters import Query, read_id, read_query
 from orchestrator_server.api.record import job_answer
 from orchestrator_server.keys import CLEANER, JOBS, POOL, RECORDS, TERMINATOR
 from orchestrator_shared.errors import AlreadyEnded
-from orchestrator_shared.protocol import AnswerSchema
+from orchestrator_shared.portal import AnswerSchema
 from orchestrator_shared.status import TERMINAL, Status
 
 

@@ -11,6 +11,7 @@ from orchestrator_server.store.database import Database
 from orchestrator_server.store.queries import sql
 from orchestrator_shared.errands import Errands
 from orchestrator_shared.errors import Conflict, OrchestratorError
+from orchestrator_shared.messages import Hello
 
 #: How much of a client's silence (seconds) a kill of this server may lose.
 KEEP_EVERY: Final = 10.0
@@ -97,15 +98,15 @@ class Directory:
         known = self.get(instance)
         return known is not None and bool(known.draining)
 
-    def meet(self, instance: str, address: str, hello: dict[str, Any]) -> None:
+    def meet(self, instance: str, address: str, hello: Hello) -> None:
         """A client has said who it is: its silence is over."""
         former = self.get(instance)
         met = Known(
             instance,
             address,
-            hello["service"],
-            hello["version"],
-            hello["slots"],
+            hello.service,
+            hello.version,
+            hello.slots,
             self._clock(),
             silence_s=0.0,
             gone=0,

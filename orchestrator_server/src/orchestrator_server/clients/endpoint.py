@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import aiohttp
 from aiohttp import ClientWebSocketResponse
@@ -19,11 +19,24 @@ from orchestrator_server.clients.outcomes import (
     RefusedForNow,
     SubmitError,
 )
-from orchestrator_server.clients.requests import UNREACHABLE, Payload, Requests
+from orchestrator_server.clients.requests import UNREACHABLE, Requests
 from orchestrator_server.config import ClientAddress
 from orchestrator_server.store.job import Job, JobInput
 from orchestrator_shared.errors import ClientUnreachable, NotUsable
 from orchestrator_shared.frames import pack_frame, unpack_frame
+from orchestrator_shared.messages import (
+    Acknowledge,
+    HandBack,
+    Heartbeat,
+    Hello,
+    List,
+    Listed,
+    Message,
+    PayloadState,
+    Refusal,
+    State,
+    Submit,
+)
 from orchestrator_shared.protocol import (
     FRAME_LIMIT,
     H_PROTOCOL,
@@ -47,7 +60,7 @@ BACKOFF_MOST: Final = 30.0
 class Listener(Protocol):
     """Who wants to know what a client says."""
 
-    def on_state(self, client: "Endpoint", payload: Payload, result: bytes) -> None:
+    def on_state(self, client: "Endpoint", payload: PayloadState, result: bytes) -> None:
         """A payload is now so; a small result comes with it."""
 
     def on_listed(self, client: "Endpoint") -> None:
@@ -60,7 +73,7 @@ class Listener(Protocol):
 class Acquaintance(Protocol):
     """Who remembers clients for longer than this server lives."""
 
-    def meet(self, instance: str, address: str, hello: dict[str, Any]) -> None:
+    def meet(self, instance: str, address: str, hello: Hello) -> None:
         """A client has said who it is."""
 
     def is_draining(self, instance: str | None) -> bool:
@@ -198,56 +211,56 @@ class Endpoint:
                 if message.type is not aiohttp.WSMsgType.BINARY:
                     return
                 self.last_seen = time.monotonic()
-                kind, header, body = unpack_frame(message.data)
-                if kind == "hello":
-                    self._greet(header, stream)
+                said, body = unpack_frame(message.data)
+                if isinstance(said, Hello):
+                    self._greet(said, stream)
                 elif self._stream is not None:
-                    self._hear(kind, header, body)
+                    self._hear(said, body)
 
-    def _greet(self, hello: dict[str, Any], stream: ClientWebSocketResponse) -> None:
-        if hello["protocol"] != PROTOCOL:
+    def _greet(self, hello: Hello, stream: ClientWebSocketResponse) -> None:
+        if hello.protocol != PROTOCOL:
             raise NotUsable(
-                problem=f"the client speaks protocol {hello['protocol']}, this server {PROTOCOL}; "
+                problem=f"the client speaks protocol {hello.protocol}, this server {PROTOCOL}; "
                 "install the same version on both"
             )
-        self.instance, self.start = hello["instance"], hello["start"]
-        self.version, self.service = hello["version"], hello["service"]
-        self.slots = hello["slots"]
-        self.kill_grace = hello["kill_grace"]
-        self._acquaintance.meet(hello["instance"], self.name, hello)
+        self.instance, self.start = hello.instance, hello.start
+        self.version, self.service = hello.version, hello.service
+        self.slots = hello.slots
+        self.kill_grace = hello.kill_grace
+        self._acquaintance.meet(hello.instance, self.name, hello)
         self.told.clear()
         self.unknown.clear()
         self._retold = None
         self._acknowledged.clear()
         self._stream = stream
 
-    def _hear(self, kind: str, header: dict[str, Any], body: bytes) -> None:
-        if kind == "state":
-            payload = header["payload"]
-            key = (payload["job"], payload["attempt"])
+    def _hear(self, message: Message, body: bytes) -> None:
+        if isinstance(message, State):
+            payload = message.payload
+            key = (payload.job, payload.attempt)
             self._decide(key, None)
-            if payload["status"] is PayloadStatus.CLEANED and key in self._acknowledged:
+            if payload.status is PayloadStatus.CLEANED and key in self._acknowledged:
                 self._acknowledged.discard(key)
                 return
             self.told.add(key)
             if self._retold is not None:
                 self._retold.add(key)
             self._listener.on_state(self, payload, body)
-        elif kind == "heartbeat":
-            self._beat(header)
-        elif kind == "listed":
+        elif isinstance(message, Heartbeat):
+            self._beat(message)
+        elif isinstance(message, Listed):
             self._complete()
-        elif kind == "refused":
-            self._decide((header["job"], header["attempt"]), _refusal(header))
+        elif isinstance(message, Refusal):
+            self._decide((message.job, message.attempt), _refused(message))
 
-    def _beat(self, header: dict[str, Any]) -> None:
-        said = (header["state"], header["why"])
+    def _beat(self, beat: Heartbeat) -> None:
+        said = (beat.state, beat.why)
         if said != (self.state, self.why) and said != ("up", ""):
             log.warning("client %s is %s: %s", self.name, *said)
-        more = header["others"] < self.others or (said[0] == "up" and self.state != "up")
+        more = beat.others < self.others or (said[0] == "up" and self.state != "up")
         self.state, self.why = said
-        self.others, self.load = header["others"], header["cpu_load"]
-        self.stuck = header["stuck"]
+        self.others, self.load = beat.others, beat.cpu_load
+        self.stuck = beat.stuck
         if more:
             self._listener.on_room(self)
 
@@ -267,12 +280,12 @@ class Endpoint:
         if self.listed and self._retold is None:
             self._retold = set()
             with contextlib.suppress(ClientUnreachable):
-                await self._send(pack_frame("list", {}))
+                await self._send(pack_frame(List()))
 
     async def hand_back(self) -> None:
         """Have it give back what it has not begun."""
         with contextlib.suppress(ClientUnreachable):
-            await self._send(pack_frame("hand_back", {}))
+            await self._send(pack_frame(HandBack()))
 
     def _decide(self, key: tuple[int, int], error: SubmitError | None) -> None:
         """The outcome of a small submit, if it is one that somebody waits for."""
@@ -314,7 +327,7 @@ class Endpoint:
                 await self._submit_small(job, job_input, job_input.body, limit_s)
             else:
                 payload = await self.requests.submit(job, job_input, folder, limit_s)
-                if payload["status"] is PayloadStatus.CLEANED:
+                if payload.status is PayloadStatus.CLEANED:
                     # Of that its stream tells nothing.
                     self._listener.on_state(self, payload, b"")
         except (NotReceived, RefusedForNow, OutcomeUnknown) as error:
@@ -327,20 +340,20 @@ class Endpoint:
     ) -> None:
         """On the stream, in one frame: a request of its own costs more than the job's bytes."""
         key = (job.id, job.attempt)
-        header = {
-            "job": job.id,
-            "attempt": job.attempt,
-            "service": job.service,
-            "limit_s": limit_s,
-            "files": job_input.files,
-        }
+        message = Submit(
+            job=job.id,
+            attempt=job.attempt,
+            service=job.service,
+            limit_s=limit_s,
+            files=job_input.files,
+        )
         answer: asyncio.Future[SubmitError | None] = asyncio.get_running_loop().create_future()
         self._submits[key] = answer
         try:
             if self._stream is None:
                 raise NotReceived(problem=f"{self.name}: {self._problem}")
             try:
-                await self._send(pack_frame("submit", header, body))
+                await self._send(pack_frame(message, body))
             except ClientUnreachable as error:
                 raise OutcomeUnknown(problem=str(error)) from error
             async with asyncio.timeout(SILENCE_LIMIT):
@@ -370,15 +383,15 @@ class Endpoint:
         """Tell the client that it can drop a payload; where that fails it is told again, when it
         lists the payload the next time."""
         with contextlib.suppress(ClientUnreachable):
-            await self._send(pack_frame("acknowledge", {"job": job, "attempt": attempt}))
+            await self._send(pack_frame(Acknowledge(job=job, attempt=attempt)))
             self.told.discard((job, attempt))
             self._acknowledged.add((job, attempt))
 
 
-def _refusal(header: dict[str, Any]) -> SubmitError:
+def _refused(refusal: Refusal) -> SubmitError:
     """Why a submit on the stream was not taken."""
-    if header["held"] is not None:
-        return Outdated(header["held"])
-    if header["transient"]:
-        return RefusedForNow(header["message"], disk=header["disk"], damaged=header["damaged"])
-    return Refused(message=header["message"])
+    if refusal.held is not None:
+        return Outdated(refusal.held)
+    if refusal.transient:
+        return RefusedForNow(refusal.message, disk=refusal.disk, damaged=refusal.damaged)
+    return Refused(message=refusal.message)

@@ -6,11 +6,10 @@ import hashlib
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import aiohttp
 from aiohttp import ClientTimeout, hdrs
-from marshmallow import ValidationError
 
 from orchestrator_server.clients.outcomes import (
     Damaged,
@@ -25,6 +24,7 @@ from orchestrator_server.clients.outcomes import (
 from orchestrator_server.config import ClientAddress
 from orchestrator_server.store.job import Job, JobInput
 from orchestrator_shared.errors import ClientUnreachable, Transient
+from orchestrator_shared.messages import PackedResult, PayloadState, decode_payload
 from orchestrator_shared.multipart import body_length, stream_body
 from orchestrator_shared.protocol import (
     H_ATTEMPT,
@@ -42,16 +42,9 @@ from orchestrator_shared.protocol import (
     RETRIEVE_PARTIAL,
     SILENCE_LIMIT,
     SUBMIT,
-    PayloadSchema,
     claim_check,
-    load,
 )
 from orchestrator_shared.status import PayloadStatus
-
-Payload = dict[str, Any]
-
-#: Made once: making a schema copies all its fields.
-_PAYLOAD: Final = PayloadSchema()
 
 #: How often a transfer is begun again without having got one byte further.
 FETCH_TRIES: Final = 3
@@ -87,7 +80,7 @@ class Requests:
 
     async def submit(
         self, job: Job, job_input: JobInput, folder: Path, limit_s: float | None
-    ) -> Payload:
+    ) -> PayloadState:
         """Hand over a job, file by file; it may run for `limit_s` seconds. Gives back what the
         client makes of it.
 
@@ -98,7 +91,7 @@ class Requests:
         written = False
         loop = asyncio.get_running_loop()
         silence = asyncio.timeout(None)
-        files = [(file["name"], file["size"], file["sha256"]) for file in job_input.files]
+        files = [(file.name, file.size, file.sha256) for file in job_input.files]
         paths = [(name, folder / name, sha256) for name, _, sha256 in files]
         chunks = cast(AsyncGenerator[bytes, None], stream_body(boundary, paths))
 
@@ -127,10 +120,10 @@ class Requests:
                     raise OutcomeUnknown(problem=f"{self._address.base}: {problem}")
                 if response.status != 200:
                     raise await self._refusal(response)
-                return load(_PAYLOAD, await response.json())
+                return decode_payload(await response.read())
         except SubmitError:
             raise
-        except (ValueError, ValidationError) as error:
+        except ValueError as error:
             raise OutcomeUnknown(problem=f"the answer to {SUBMIT} does not fit: {error}") from error
         except UNREACHABLE as error:
             problem = f"{self._address.base}: {error or 'it takes nothing'}"
@@ -211,7 +204,7 @@ class Requests:
 
     # --- 5 get
 
-    async def fetch(self, job: Job, payload: Payload, target: Path) -> None:
+    async def fetch(self, job: Job, payload: int, packed: PackedResult, target: Path) -> None:
         """Write the result of a job's payload to a file; a transfer that breaks is gone on with.
 
         Raises:
@@ -220,7 +213,7 @@ class Requests:
             Damaged: the bytes are not those that the client packed.
             Transient, OSError: it cannot be written here.
         """
-        size: int = payload["result"]["size"]
+        size = packed.size
         digest = hashlib.sha256()
         tries = 0
         with await asyncio.to_thread(open, target, "wb") as file:
@@ -239,25 +232,23 @@ class Requests:
                     async for chunks in self._read_result(job, payload, before):
                         await asyncio.to_thread(keep, chunks)
                         if file.tell() > size:
-                            raise Damaged(payload=payload["id"])
+                            raise Damaged(payload=payload)
                 except UNREACHABLE as error:
                     problem = str(error)
                 tries = tries + 1 if file.tell() == before else 0
                 if tries == FETCH_TRIES:
                     raise ClientUnreachable(client=self._address.base, problem=problem)
-        if digest.hexdigest() != payload["result"]["sha256"]:
-            raise Damaged(payload=payload["id"])
+        if digest.hexdigest() != packed.sha256:
+            raise Damaged(payload=payload)
 
-    async def _read_result(
-        self, job: Job, payload: Payload, start: int
-    ) -> AsyncIterator[list[bytes]]:
-        headers = self._headers(job, payload["id"])
+    async def _read_result(self, job: Job, payload: int, start: int) -> AsyncIterator[list[bytes]]:
+        headers = self._headers(job, payload)
         if start:
             headers["Range"] = f"bytes={start}-"
-        url = f"{self._address.base}{RESULT}/{payload['id']}"
+        url = f"{self._address.base}{RESULT}/{payload}"
         async with self._session.get(url, headers=headers) as response:
             if _says_gone(response, job):
-                raise PayloadGone(payload=payload["id"])
+                raise PayloadGone(payload=payload)
             if response.status != (206 if start else 200) or not _is_client(response):
                 problem = f"{RESULT} answers {response.status}"
                 raise ClientUnreachable(client=self._address.base, problem=problem)

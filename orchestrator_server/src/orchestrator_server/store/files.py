@@ -104,7 +104,7 @@ class Files:
         """
         small = dict(split_inline(job_input.sizes, job_input.body or b""))
         for file in job_input.files:
-            name = file["name"]
+            name = file.name
             try:
                 if job_input.body is not None:
                     digest = hashlib.sha256(small[name])
@@ -113,7 +113,7 @@ class Files:
                         digest = hashlib.file_digest(content, "sha256")
             except OSError as error:
                 raise InputDamaged(problem=f"'{name}': {error.strerror}") from error
-            if digest.hexdigest() != file["sha256"]:
+            if digest.hexdigest() != file.sha256:
                 raise InputDamaged(
                     problem=f"'{name}' is not what was uploaded: its SHA-256 differs"
                 )

@@ -1,9 +1,9 @@
 """A job as its row has it, and what belongs to it."""
 
 from dataclasses import dataclass, fields
-from typing import Any
 
 from orchestrator_server.store.database import Row
+from orchestrator_shared.messages import File
 from orchestrator_shared.status import Status
 
 
@@ -61,13 +61,13 @@ _JOB_FIELDS = frozenset(field.name for field in fields(Job))
 class JobInput:
     """The files of a job: name and size of each, and their bytes in order where they are few."""
 
-    files: list[dict[str, Any]]
+    files: tuple[File, ...]
     body: bytes | None
 
     @property
     def sizes(self) -> list[tuple[str, int]]:
         """Name and size of each file, in order."""
-        return [(file["name"], file["size"]) for file in self.files]
+        return [(file.name, file.size) for file in self.files]
 
 
 @dataclass(frozen=True, slots=True)

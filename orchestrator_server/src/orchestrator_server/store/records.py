@@ -1,6 +1,5 @@
 """What is read of jobs. Reading never writes."""
 
-import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from orchestrator_server.store.database import Database, Row
 from orchestrator_server.store.job import Job, JobInput, Result
 from orchestrator_server.store.queries import sql
 from orchestrator_shared.errors import NotFound
+from orchestrator_shared.messages import decode_files
 from orchestrator_shared.status import Status
 
 #: How far `events` looks at once, in rows of history.
@@ -66,7 +66,7 @@ def find(connection: sqlite3.Connection, id: int, user_id: int | None = None) ->
 def read_input(connection: sqlite3.Connection, id: int) -> JobInput | None:
     """The files of a job; None if they have been removed."""
     row = one(connection, "input", job=id)
-    return JobInput(json.loads(row["manifest"]), row["body"]) if row else None
+    return JobInput(decode_files(row["manifest"]), row["body"]) if row else None
 
 
 class Records:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from orchestrator_server.clients.endpoint import Endpoint
 from orchestrator_server.clients.outcomes import Damaged, PayloadGone
 from orchestrator_server.clients.pool import Pool
-from orchestrator_server.clients.requests import Payload
 from orchestrator_server.store.files import Files
 from orchestrator_server.store.job import End, Job, Result
 from orchestrator_server.store.jobs import Jobs
@@ -23,6 +24,7 @@ from orchestrator_server.terminating import Terminator
 from orchestrator_shared.errands import Errands
 from orchestrator_shared.errors import ClientUnreachable, NotFound, Transient
 from orchestrator_shared.folders import check_free_disk
+from orchestrator_shared.messages import PackedResult, PayloadState
 from orchestrator_shared.status import ACTIVE, PAYLOAD_ENDED, TERMINAL, PayloadStatus, Status
 from orchestrator_shared.tasks import BackgroundTask
 
@@ -49,7 +51,7 @@ class _Deferred:
     """A result that could not be fetched: when it is tried again (monotonic seconds)."""
 
     client: Endpoint
-    payload: Payload
+    payload: PayloadState
     wait: float
     due: float
     #: How often it arrived damaged.
@@ -109,19 +111,19 @@ class Getter:
 
     # --- what clients say
 
-    def on_state(self, client: Endpoint, payload: Payload, result: bytes) -> None:
+    def on_state(self, client: Endpoint, payload: PayloadState, result: bytes) -> None:
         """A payload is now so."""
-        if payload["status"] in PAYLOAD_ENDED:
+        if payload.status in PAYLOAD_ENDED:
             self._get(client, payload, result)
-        elif payload["status"] is PayloadStatus.CLEANED:
+        elif payload.status is PayloadStatus.CLEANED:
             self._get(client, payload, b"")
-        elif payload["status"] in _LIVE and client.instance is not None:
+        elif payload.status in _LIVE and client.instance is not None:
             observed = self._jobs.observe(
-                payload["job"],
-                payload["attempt"],
+                payload.job,
+                payload.attempt,
                 client.instance,
-                payload["id"],
-                _LIVE[payload["status"]],
+                payload.id,
+                _LIVE[payload.status],
             )
             self._errands.run(self._observed(client, payload, observed))
 
@@ -137,12 +139,12 @@ class Getter:
                     self._errands.run(self._terminator.kill(job))
 
     async def _observed(
-        self, client: Endpoint, payload: Payload, observed: "asyncio.Future[Job | None]"
+        self, client: Endpoint, payload: PayloadState, observed: "asyncio.Future[Job | None]"
     ) -> None:
         try:
             job = await observed
         except Transient as error:
-            log.warning("job %d: %s", payload["job"], error)
+            log.warning("job %d: %s", payload.job, error)
             await asyncio.sleep(AGAIN_FIRST)
             self.on_state(client, payload, b"")
             return
@@ -155,7 +157,7 @@ class Getter:
         if job is not None and job.kill_requested:
             await self._terminator.kill(job)
 
-    async def _settle(self, client: Endpoint, payload: Payload) -> Job | None:
+    async def _settle(self, client: Endpoint, payload: PayloadState) -> Job | None:
         """Have the client drop a payload that nobody waits for any more; else give the job back.
 
         A payload of a job that this server does not know is left alone. A later attempt than this
@@ -163,18 +165,18 @@ class Getter:
         taken up where it is now.
         """
         try:
-            job = await self._records.get(payload["job"])
+            job = await self._records.get(payload.job)
         except NotFound:
             log.warning("client %s has a payload of job %d, which is unknown here",
-                        client.name, payload["job"])  # fmt: skip
-            client.unknown.add((payload["job"], payload["attempt"]))
+                        client.name, payload.job)  # fmt: skip
+            client.unknown.add((payload.job, payload.attempt))
             return None
-        if job.status in ACTIVE and job.attempt == payload["attempt"]:
+        if job.status in ACTIVE and job.attempt == payload.attempt:
             return job
-        if job.attempt < payload["attempt"] and job.status not in TERMINAL:
-            return await self._adopt(client, job, payload["attempt"])
-        if job.attempt >= payload["attempt"]:
-            await client.acknowledge(payload["job"], payload["attempt"])
+        if job.attempt < payload.attempt and job.status not in TERMINAL:
+            return await self._adopt(client, job, payload.attempt)
+        if job.attempt >= payload.attempt:
+            await client.acknowledge(payload.job, payload.attempt)
         return None
 
     async def _adopt(self, client: Endpoint, job: Job, attempt: int) -> Job | None:
@@ -190,13 +192,13 @@ class Getter:
 
     # --- the result
 
-    def _get(self, client: Endpoint, payload: Payload, result: bytes) -> None:
-        key = (payload["job"], payload["attempt"])
+    def _get(self, client: Endpoint, payload: PayloadState, result: bytes) -> None:
+        key = (payload.job, payload.attempt)
         if key not in self._getting:
             self._getting.add(key)
             self._errands.run(self._take(key, client, payload, result))
 
-    async def _take(self, key: Key, client: Endpoint, payload: Payload, result: bytes) -> None:
+    async def _take(self, key: Key, client: Endpoint, payload: PayloadState, result: bytes) -> None:
         try:
             await self._take_end(client, payload, result)
             self._deferred.pop(key, None)
@@ -207,83 +209,83 @@ class Getter:
         finally:
             self._getting.discard(key)
 
-    async def _take_end(self, client: Endpoint, payload: Payload, result: bytes) -> None:
+    async def _take_end(self, client: Endpoint, payload: PayloadState, result: bytes) -> None:
         """Store the end of an attempt with its result, then have the client drop it."""
-        job_id, attempt = payload["job"], payload["attempt"]
+        job_id, attempt = payload.job, payload.attempt
         kept: Result | None = None
-        if payload["status"] is PayloadStatus.CLEANED:
+        if payload.status is PayloadStatus.CLEANED:
             if (job := await self._settle(client, payload)) is not None:
                 await self._losses.lose_forgotten(client, job)
             return
-        if payload["lost"]:
+        if payload.lost:
             if (job := await self._settle(client, payload)) is not None:
-                lose = self._losses.hand_back if payload["handed_back"] else self._losses.lose
-                await lose(client, job, payload["reason"])
+                lose = self._losses.hand_back if payload.handed_back else self._losses.lose
+                await lose(client, job, payload.reason)
             return
-        if payload["status"] is PayloadStatus.FAILED:
+        if payload.status is PayloadStatus.FAILED:
             job = await self._settle(client, payload)
             if job is None:
                 return
             payload = self._blame(job, payload)
-            if payload["fault"] == "infrastructure" and self._losses.may_try_again(job):
-                await self._losses.lose(client, job, payload["reason"])
+            if payload.fault == "infrastructure" and self._losses.may_try_again(job):
+                await self._losses.lose(client, job, payload.reason)
                 return
-        packed = payload["result"]
+        packed = payload.result
         if packed is not None and result:
-            kept = self._keep_small(payload, result)
-        elif packed is not None or payload["status"] is PayloadStatus.COMPLETED:
+            kept = self._keep_small(payload, packed, result)
+        elif packed is not None or payload.status is PayloadStatus.COMPLETED:
             job = await self._settle(client, payload)
             if job is None:
                 return
             if packed is None:
-                raise Damaged(payload=payload["id"])
+                raise Damaged(payload=payload.id)
             if not job.delete_requested:
                 try:
-                    kept = await self._fetch(client, job, payload)
+                    kept = await self._fetch(client, job, payload, packed)
                 except PayloadGone as error:
                     await self._losses.lose(client, job, str(error))
                     return
         end = _end(payload)
-        finished = await self._jobs.finish(job_id, attempt, end, payload=payload["id"], result=kept)
+        finished = await self._jobs.finish(job_id, attempt, end, payload=payload.id, result=kept)
         if finished is None and await self._settle(client, payload) is not None:
             # It was adopted just now.
             finished = await self._jobs.finish(
-                job_id, attempt, end, payload=payload["id"], result=kept
+                job_id, attempt, end, payload=payload.id, result=kept
             )
         if finished is not None:
             await client.acknowledge(job_id, attempt)
 
-    def _blame(self, job: Job, payload: Payload) -> Payload:
+    def _blame(self, job: Job, payload: PayloadState) -> PayloadState:
         """The end of a payload, with the fault that its service sees in its exit status."""
         service = self._pool.services.get(job.service)
-        code = payload["exit_code"]
-        if service is None or payload["fault"] != "user" or code not in service.retry_exit_codes:
+        code = payload.exit_code
+        if service is None or payload.fault != "user" or code not in service.retry_exit_codes:
             return payload
         why = f"run.sh ended with exit status {code}, which is in RETRY_EXIT_CODES"
-        return {**payload, "fault": "infrastructure", "reason": why}
+        return replace(payload, fault="infrastructure", reason=why)
 
-    def _keep_small(self, payload: Payload, result: bytes) -> Result:
+    def _keep_small(self, payload: PayloadState, packed: PackedResult, result: bytes) -> Result:
         """A result that came along on the stream; it is stored in the database."""
         self._check_room(0)
-        packed = payload["result"]
-        if hashlib.sha256(result).hexdigest() != packed["sha256"]:
-            raise Damaged(payload=payload["id"])
-        return Result(packed["size"], packed["sha256"], None, result)
+        if hashlib.sha256(result).hexdigest() != packed.sha256:
+            raise Damaged(payload=payload.id)
+        return Result(packed.size, packed.sha256, None, result)
 
-    async def _fetch(self, client: Endpoint, job: Job, payload: Payload) -> Result:
+    async def _fetch(
+        self, client: Endpoint, job: Job, payload: PayloadState, packed: PackedResult
+    ) -> Result:
         """Fetch a result into a file; it is durable before the record names it."""
-        packed = payload["result"]
         target = self._files.tmp / f"result-{job.id}-{job.attempt}"
         async with self._fetches[client.name]:
-            self._check_room(packed["size"])
+            self._check_room(packed.size)
             try:
-                await client.requests.fetch(job, payload, target)
+                await client.requests.fetch(job, payload.id, packed, target)
                 file = await asyncio.to_thread(
                     self._files.keep_result, target, job.folder, job.attempt
                 )
             finally:
                 target.unlink(missing_ok=True)
-        return Result(packed["size"], packed["sha256"], file, None)
+        return Result(packed.size, packed.sha256, file, None)
 
     def _check_room(self, size: int) -> None:
         """Refuse a result of so many bytes where MIN_FREE_DISK would not remain.
@@ -295,7 +297,7 @@ class Getter:
             check_free_disk(disk, self._min_free_disk + size)
 
     async def _take_damaged(
-        self, key: Key, client: Endpoint, payload: Payload, reason: str
+        self, key: Key, client: Endpoint, payload: PayloadState, reason: str
     ) -> None:
         """Fetch it again; where that was of no use, the attempt is lost."""
         before = self._deferred.get(key)
@@ -308,7 +310,12 @@ class Getter:
             await self._losses.lose(client, job, reason)
 
     async def _defer(
-        self, key: Key, client: Endpoint, payload: Payload, reason: str, damaged: int | None = None
+        self,
+        key: Key,
+        client: Endpoint,
+        payload: PayloadState,
+        reason: str,
+        damaged: int | None = None,
     ) -> None:
         """It waits as Unknown until the result can be fetched."""
         before = self._deferred.get(key)
@@ -319,18 +326,18 @@ class Getter:
         self._deferred[key] = _Deferred(client, payload, wait, due, damaged)
         if client.instance is not None:
             problem = f"its result cannot be fetched yet: {reason}"
-            await self._jobs.defer(*key, client.instance, payload["id"], problem)
+            await self._jobs.defer(*key, client.instance, payload.id, problem)
 
 
-def _end(payload: Payload) -> End:
+def _end(payload: PayloadState) -> End:
     """The end of an attempt, as its client tells it."""
     return End(
-        status=Status(payload["status"].value),
-        exit_code=payload["exit_code"],
-        fault=payload["fault"],
-        reason=payload["reason"],
-        stderr_tail=payload["stderr_tail"],
-        wall_s=payload["wall_s"],
-        cpu_s=payload["cpu_s"],
-        max_rss=payload["max_rss"],
+        status=Status(payload.status.value),
+        exit_code=payload.exit_code,
+        fault=payload.fault,
+        reason=payload.reason,
+        stderr_tail=payload.stderr_tail,
+        wall_s=payload.wall_s,
+        cpu_s=payload.cpu_s,
+        max_rss=payload.max_rss,
     )
