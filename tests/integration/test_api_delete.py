@@ -25,7 +25,7 @@ async def client_dropped(system: System, payload: int) -> None:
     """Wait until a client has dropped a payload: it says so, and has no files of it."""
     while (await system.at_client.get(f"/retrieve_partial/{payload}")).status != 404:
         pass
-    folder = system.client[client_keys.RUNNER].workdir(payload).job.parent
+    folder = Path(system.client[client_keys.RUNNER].workdir(payload).job).parent
     while folder.exists():
         await system.at_client.get("/live")
 

@@ -277,8 +277,9 @@ from orchestrator_client.workdir import Claim, Workdir
 for name in ("payloads", "work", "tmp"):
     Path(sys.argv[1], name).mkdir()
 workdir = Workdir(Path(sys.argv[1]), 7)
-workdir.prepare(Claim("", None, None, ""), lambda job: os.makedirs(job / "a" / "b"))
-for locked in (workdir.job / "a" / "b", workdir.job / "a", workdir.job, workdir.job.parent):
+workdir.prepare(Claim("", None, None, ""), lambda job: os.makedirs(job + "/a/b"))
+job = Path(workdir.job)
+for locked in (job / "a" / "b", job / "a", job, job.parent):
     locked.chmod(0)
 workdir.remove()
 """

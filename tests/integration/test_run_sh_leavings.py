@@ -182,6 +182,7 @@ async def test_it_may_take_its_directory_away(client: Agent, script: str) -> Non
     names = (await client.result(payload["id"])).namelist()
     assert [name for name in names if not name.startswith(".orchestrator/")] in ([], ["run.sh"])
     assert (await client.result(payload["id"])).read(".orchestrator/exit_code") == b"0\n"
+    await client.stream.acknowledge(payload["job"])
     while client.work(payload["id"]).exists():
         await client.portal.get("/live")
     assert (await client.run("true"))["status"] == "Completed"

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from functools import partial
 from pathlib import Path
 
@@ -20,9 +20,11 @@ class Commits:
 
     def __init__(self) -> None:
         self.groups: list[list[Row]] = []
+        self.followed: list[str] = []
 
-    def __call__(self, changes: list[Row]) -> None:
+    def __call__(self, changes: list[Row], followed: Collection[str]) -> None:
         self.groups.append(changes)
+        self.followed += followed
 
 
 @pytest.fixture
@@ -142,12 +144,39 @@ async def test_results_come_only_after_the_commit(database: Database, tmp_path: 
     assert _elsewhere(tmp_path) == [7]
 
 
+async def test_what_follows_is_done_once_in_the_same_transaction(
+    database: Database, commits: Commits
+) -> None:
+    """After all steps, whoever of them named it; whoever listens is told that it was."""
+    await asyncio.gather(
+        *(database.write(of_user(n), then={"last": of_user(100)}) for n in (1, 2, 3))
+    )
+
+    assert [[row["user_id"] for row in group] for group in commits.groups] == [[1, 2, 3, 100]]
+    assert commits.followed == ["last"]
+
+
+async def test_what_follows_and_fails_undoes_nothing_else(
+    database: Database, commits: Commits
+) -> None:
+    """And nobody is told that it was done."""
+
+    def fail(connection: sqlite3.Connection) -> None:
+        add_job(connection, 7)
+        raise ValueError
+
+    await database.write(of_user(1), then={"fails": fail, "works": of_user(100)})
+
+    assert [[row["user_id"] for row in group] for group in commits.groups] == [[1, 100]]
+    assert commits.followed == ["works"]
+
+
 async def test_callers_are_told_of_commits_after_them(tmp_path: Path, commits: Commits) -> None:
     """Each change once, in order, when any other connection can see it."""
     seen: list[list[int]] = []
 
-    def look(changes: list[Row]) -> None:
-        commits(changes)
+    def look(changes: list[Row], followed: Collection[str]) -> None:
+        commits(changes, followed)
         seen.append(_elsewhere(tmp_path))
 
     async with open_database(tmp_path / "db.sqlite", look) as database:

@@ -161,7 +161,7 @@ def test_files_of_a_small_job_are_written_as_they_were(tmp_path: Path) -> None:
     files = {"a": b"first", "empty": b"", "b": b"second"}
 
     sizes = [(name, len(content)) for name, content in files.items()]
-    write_inline(tmp_path, sizes, b"".join(files.values()))
+    write_inline(str(tmp_path), sizes, b"".join(files.values()))
 
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
 

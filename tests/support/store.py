@@ -2,17 +2,17 @@
 
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from pathlib import Path
 
 from orchestrator_server.queue.dispatch import Limits, Offer, dispatch
-from orchestrator_server.store.database import Database, Row, connect, migrate
+from orchestrator_server.store.database import Database, OnCommit, Row, connect, migrate
 from orchestrator_server.store.job import Job
 from orchestrator_server.store.queries import sql
 from orchestrator_shared.status import Status
 
 
-def nobody(_changes: list[Row]) -> None:
+def nobody(_changes: list[Row], _followed: Collection[str]) -> None:
     """Who wants to know of no change."""
 
 
@@ -27,9 +27,7 @@ def bare_store(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextlib.asynccontextmanager
-async def open_database(
-    path: Path, on_commit: Callable[[list[Row]], None] = nobody
-) -> AsyncIterator[Database]:
+async def open_database(path: Path, on_commit: OnCommit = nobody) -> AsyncIterator[Database]:
     """A database as the server opens it."""
     database = Database(path, on_commit)
     await database.open()

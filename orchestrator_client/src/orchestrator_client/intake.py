@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Final
 
 from msgspec.structs import astuple
@@ -43,7 +42,7 @@ class Intake:
         self._taking: dict[tuple[str, int, int], asyncio.Future[Payload]] = {}
 
     async def take(
-        self, claim: Claim, place: Callable[[Path], None], *, few: bool = False
+        self, claim: Claim, place: Callable[[str], None], *, few: bool = False
     ) -> Payload:
         """Take an attempt; `place` puts its files into the directory it is given, in a thread, or
         where they are a few kilobytes in `few` files right here: a thread would take longer.
@@ -77,7 +76,7 @@ class Intake:
             await asyncio.wait(self._taking.values(), timeout=SETTLE_PATIENCE)
 
     async def _take_new(
-        self, claim: Claim, place: Callable[[Path], None], few: bool, attempts: Iterable[Payload]
+        self, claim: Claim, place: Callable[[str], None], few: bool, attempts: Iterable[Payload]
     ) -> Payload:
         own = self._config.service
         # Who names no service is no server of ours, and knows this client by its address.

@@ -71,7 +71,7 @@ class Payload(Struct, frozen=True):
         """Whether nothing more happens to it but the removal of its files."""
         return self.status in PAYLOAD_ENDED or self.status is PayloadStatus.CLEANED
 
-    def shown(self, loc: Path) -> PayloadState:
+    def shown(self, loc: str) -> PayloadState:
         """The payload as its answers and the stream show it; `loc` is its working directory."""
         result = None
         if self.result_size is not None and self.result_sha256 is not None:
@@ -79,7 +79,7 @@ class Payload(Struct, frozen=True):
         return PayloadState(
             id=self.id,
             status=self.status,
-            loc=str(loc),
+            loc=loc,
             pid=self.pid,
             killed=self.killed,
             job=self.job or 0,

@@ -44,11 +44,11 @@ def _take_up(workdir: Workdir, payloads: Payloads, now: float) -> None:
     elif went_down:
         # Of what is here only a wish was fsynced: inputs, exit status and result may all be cut.
         log.warning("payload %d: the machine went down", id)
-        killed = read_run(str(workdir.run)).get("killed")
+        killed = read_run(workdir.run).get("killed")
         end = judge(RunEnd(lost=True, **killed), windows_lines=False) if killed else None
         end = replace(end or LOST_WITH_MACHINE, ended_at=now)
         payloads.set_ended(id, workdir.write_end(end))
-    elif "started" in (records := read_run(str(workdir.run))):
+    elif "started" in (records := read_run(workdir.run)):
         payloads.set_running(id, records["started"].get("pid", 0))
         if records.get("killed", {}).get("cause") == "operator":
             payloads.set_killed(id)

@@ -220,8 +220,8 @@ class Runner:
             **given,
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": "C.UTF-8",
-            "HOME": str(workdir.home),
-            "TMPDIR": str(workdir.tmp),
+            "HOME": workdir.home,
+            "TMPDIR": workdir.tmp,
             "ORCH_JOB_ID": str(payload.job if payload.job is not None else payload.id),
             "ORCH_ATTEMPT": str(payload.attempt or 1),
             "ORCH_SERVICE": payload.service,
@@ -242,12 +242,15 @@ class Runner:
         """Pack what a payload leaves; only then has it ended."""
         if id in self._sealing or self._payloads.get(id).has_ended:
             return
+        workdir = self.workdir(id)
+        small = workdir.is_small()
         self._sealing.add(id)
         try:
-            self._set_ended(id, await self._pack(self.workdir(id), self._stamp(end)))
+            self._set_ended(id, await self._pack(workdir, self._stamp(end), small))
         finally:
             self._sealing.discard(id)
-        await self._packers.do(self.workdir(id).remove_work)
+        if not small:
+            await self._packers.do(workdir.remove_work)
 
     async def _end_unpacked(self, id: int, end: PayloadEnd) -> None:
         """The end of a payload of which nobody wants the files."""
@@ -266,10 +269,12 @@ class Runner:
     def _stamp(self, end: PayloadEnd) -> PayloadEnd:
         return replace(end, ended_at=self._clock.now())
 
-    async def _pack(self, workdir: Workdir, end: PayloadEnd) -> PayloadEnd:
+    async def _pack(self, workdir: Workdir, end: PayloadEnd, small: bool) -> PayloadEnd:
         tries = 0
         while True:
             try:
+                if small:
+                    return workdir.seal(end)
                 return await self._packers.do(partial(workdir.seal, end))
             except OSError as error:
                 tries += error.errno not in NO_SPACE
@@ -284,7 +289,7 @@ class Runner:
 
 def _has_windows_lines(workdir: Workdir) -> bool:
     try:
-        with open(workdir.job / "run.sh", "rb") as file:
+        with open(f"{workdir.job}/run.sh", "rb") as file:
             return b"\r\n" in file.read(RUN_SH_HEAD)
     except OSError:
         return False

@@ -116,7 +116,7 @@ class Stream:
         if payload.result_size is not None and payload.result_size <= INLINE_LIMIT:
             # A few kilobytes that were written a moment ago: not worth a thread.
             with contextlib.suppress(OSError):
-                body = workdir.result.read_bytes()
+                body = workdir.read_result()
         self._seq += 1
         await self._send(State(seq=self._seq, payload=payload.shown(workdir.job)), body)
 

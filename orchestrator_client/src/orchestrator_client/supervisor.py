@@ -1,7 +1,7 @@
 """What outlives the client: starts run.sh, and keeps the exit status of each.
 
 One supervisor serves all payloads of a client. It is a small process of its own that imports
-nothing but the standard library and its two neighbours, so that it costs little and an upgrade of
+nothing but the standard library and its three neighbours, so that it costs little and an upgrade of
 the client does not touch it. It listens on a Unix socket in DATA_PATH for one client at a time, and
 ends when no client is connected and nothing runs.
 
@@ -16,6 +16,7 @@ Messages are lines of JSON. From the client: {"do": "start" | "kill", "id": …,
 {"say": "hello" | "started" | "ended" | "killing" | "over" | "gone", "id": …, …}.
 """
 
+import collections
 import contextlib
 import ctypes
 import errno
@@ -27,20 +28,19 @@ import resource
 import selectors
 import signal
 import socket
-import sys
 import time
 from typing import Any
 
 from orchestrator_client.processes import (
     boot_id,
     end_session,
-    group_runs,
     identify,
     oom_counter,
     read_oom_kills,
     signal_group,
 )
 from orchestrator_client.run_file import open_run, read_records, write_record
+from orchestrator_client.supervised import Run, complain
 
 VERSION = 1
 SOCKET_NAME = "supervisor.sock"
@@ -49,62 +49,22 @@ LOCK_NAME = "supervisor.lock"
 FIRST_PATIENCE = 30.0
 #: How long the client may take nothing of what it is told (seconds) before it is cut off.
 SAY_PATIENCE = 5.0
-#: How soon it is looked what is left of a run that has ended (seconds); then each time twice as
-#: late, up to the second.
-LEAVE_LOOK = 0.01
-STUCK_LOOK = 1.0
 #: How long it is waited for (seconds); then it is stuck.
 STUCK_AFTER = 60.0
 #: The exit status of SIGKILL, which a shell passes on from what it has called (128 + 9).
 KILLED = 137
+#: How long the end of a run may wait for its fsync (seconds): most are acknowledged, and gone,
+#: before that.
+SYNC_AFTER = 3.0
+#: How many may wait for it.
+SYNC_MOST = 512
+#: How old the count of what the kernel has killed may be (seconds) when a run begins: to have it
+#: counted takes as long as a start.
+OOM_LOOK = 0.1
 #: What the system says where a disk, a quota or a limit on a file's size is used up.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PR_SET_CHILD_SUBREAPER = 36
 BASH = "/bin/bash"
-
-
-class Run:
-    """One run.sh, until nothing of its process group is left. Moments are monotonic seconds."""
-
-    def __init__(self, id: int, descriptor: int) -> None:
-        self.id = id
-        self.descriptor = descriptor
-        self.pid = 0
-        self.began = time.monotonic()
-        self.cause: str | None = None
-        #: Which limit it is that ends it at `limit_at`, in words.
-        self.limit = ""
-        #: How run.sh ended, once it has.
-        self.end: dict[str, Any] | None = None
-        #: When it has run for too long.
-        self.limit_at = math.inf
-        self.grace = 0.0
-        #: When SIGKILL follows SIGTERM; after SIGKILL, when it is waited for no longer.
-        self.due_at = math.inf
-        #: Whether SIGKILL has been sent.
-        self.dying = False
-        #: When it is looked closer what is left of it, and how long after that again.
-        self.look_at = math.inf
-        self.look = LEAVE_LOOK
-        #: What the kernel had killed before it began.
-        self.oom_kills: int | None = None
-
-    def is_left(self, now: float) -> bool:
-        """Whether something of its process group is there, and, where it is time to look closer,
-        runs."""
-        if not signal_group(self.pid, 0):
-            return False
-        if now < self.look_at:
-            return True
-        self.look_at = now + self.look
-        self.look = min(2 * self.look, STUCK_LOOK)
-        return group_runs(self.pid)
-
-    def killed(self) -> dict[str, Any]:
-        """Whose wish its end is: nothing where it is its own."""
-        if self.cause == "limit":
-            return {"cause": self.cause, "limit": self.limit}
-        return {"cause": self.cause} if self.cause else {}
 
 
 class Supervisor:
@@ -119,7 +79,11 @@ class Supervisor:
         self._by_pid: dict[int, Run] = {}
         #: What has ended but for processes that SIGKILL does not end.
         self._stuck: dict[int, Run] = {}
+        #: Runs that have ended and have not been fsynced yet: descriptor, and since when.
+        self._unsynced: collections.deque[tuple[int, float]] = collections.deque()
         self._oom_counter = oom_counter()
+        self._oom_kills: int | None = None
+        self._oom_looked = -math.inf
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
         self._wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -136,6 +100,7 @@ class Supervisor:
                 if key.fd in self._selector.get_map():
                     key.data()
             self._do_due()
+        self._sync(math.inf)
 
     def _holds_any(self) -> bool:
         return bool(self._runs or self._stuck)
@@ -144,6 +109,8 @@ class Supervisor:
         """How long there is nothing to do by itself; there are few runs, so each is looked at."""
         runs = (*self._runs.values(), *self._stuck.values())
         due = min((min(run.limit_at, run.due_at, run.look_at) for run in runs), default=math.inf)
+        if self._unsynced:
+            due = min(due, self._unsynced[0][1] + SYNC_AFTER)
         if not self._client and not self._holds_any():
             due = self._patience
         return None if due == math.inf else max(0.0, due - time.monotonic())
@@ -210,14 +177,14 @@ class Supervisor:
             self._say("ended", id, **before.get("killed", {}), **end)
             return
         self._runs[id] = run
-        run.oom_kills = read_oom_kills(self._oom_counter)
+        run.oom_kills = self._count_oom_kills(run.began)
         try:
             write_record(run.descriptor, "started", identify(0))
             run.pid = self._spawn(order)
         except OSError as error:
             self._end(run, None, **_not_started(error))
             return
-        _keep(run, "started", identify(run.pid))
+        run.keep("started", identify(run.pid))
         self._by_pid[run.pid] = run
         if order["timeout"] is not None:
             run.limit_at = run.began + order["timeout"]
@@ -254,7 +221,7 @@ class Supervisor:
             return
         if run.cause is None:
             run.cause = cause
-            _keep(run, "killed", run.killed(), durable=True)
+            run.keep("killed", run.killed(), durable=True)
             signal_group(run.pid, signal.SIGTERM)
             run.limit_at = math.inf
             run.due_at = time.monotonic() + grace
@@ -262,6 +229,7 @@ class Supervisor:
 
     def _do_due(self) -> None:
         now = time.monotonic()
+        self._sync(now - SYNC_AFTER)
         for run in list(self._runs.values()):
             if run.end is not None and not run.is_left(now):
                 self._let_go(run)
@@ -289,7 +257,7 @@ class Supervisor:
         if run.end is None:
             run.end = {"exit_code": None, "signal": None}
         run.end["stuck"] = True
-        _keep(run, "ended", run.end)
+        run.keep("ended", run.end)
         self._stuck[run.id] = run
         run.due_at = math.inf
         run.look_at = time.monotonic()
@@ -323,10 +291,16 @@ class Supervisor:
             run.end["wall_s"] = round(time.monotonic() - run.began, 6)
             if run.end["exit_code"] == KILLED and run.cause is None:
                 run.end["oom"] = self._memory_ran_out(run)
-        _keep(run, "ended", run.end)
+        run.keep("ended", run.end)
         run.look_at = time.monotonic() + run.look
         if not run.pid or not signal_group(run.pid, 0):
             self._let_go(run)
+
+    def _count_oom_kills(self, now: float) -> int | None:
+        if now > self._oom_looked + OOM_LOOK:
+            self._oom_looked = now
+            self._oom_kills = read_oom_kills(self._oom_counter)
+        return self._oom_kills
 
     def _memory_ran_out(self, run: Run) -> bool:
         kills = read_oom_kills(self._oom_counter)
@@ -335,26 +309,27 @@ class Supervisor:
     def _let_go(self, run: Run) -> None:
         del self._runs[run.id]
         self._say("ended", run.id, **run.killed(), **(run.end or {}))
-        _keep(run, "ended", run.end or {}, durable=True)
-        os.close(run.descriptor)
+        fcntl.flock(run.descriptor, fcntl.LOCK_UN)
+        self._unsynced.append((run.descriptor, time.monotonic()))
+        if len(self._unsynced) > SYNC_MOST:
+            self._sync(self._unsynced[0][1])
+
+    def _sync(self, before: float) -> None:
+        """Make the ends until then outlive a power cut, and let go of them. One whose payload was
+        acknowledged and removed meanwhile need not."""
+        while self._unsynced and self._unsynced[0][1] <= before:
+            descriptor, _ = self._unsynced.popleft()
+            try:
+                if os.fstat(descriptor).st_nlink:
+                    os.fsync(descriptor)
+            except OSError as error:
+                complain(f"an end cannot be kept: {error.strerror}")
+            os.close(descriptor)
 
 
 def _not_started(error: OSError) -> dict[str, Any]:
     reason = f"run.sh could not be started: {error.strerror}"
     return {"error": reason, "no_room": error.errno in NO_SPACE}
-
-
-def _keep(run: Run, name: str, content: dict[str, Any], *, durable: bool = False) -> None:
-    """Write a record. Where the disk fails all the same, what the client is told has to do: the
-    other runs are not to end for it."""
-    try:
-        write_record(run.descriptor, name, content)
-        if durable:
-            os.fsync(run.descriptor)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            sys.stderr.write(f"payload {run.id}: its {name} cannot be kept: {error.strerror}\n")
-            sys.stderr.flush()
 
 
 _ALL_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}

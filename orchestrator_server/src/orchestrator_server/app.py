@@ -77,6 +77,7 @@ def create_app(config: Config) -> web.Application:
         (config.data_path, config.db_path.parent),
         config.min_free_disk,
         config.getter_interval,
+        sender.plans,
     )
     cleaner = Cleaner(
         store,

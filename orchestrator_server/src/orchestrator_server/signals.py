@@ -1,7 +1,7 @@
 """Who is told of what: how clients and commits reach those who act on them."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from orchestrator_server.clients.endpoint import Endpoint
 from orchestrator_server.config import Service
@@ -44,10 +44,9 @@ class Signals:
             if client.address in configured.clients and self.sender is not None:
                 self.sender.wake(service)
 
-    def on_commit(self, changes: Sequence[Row]) -> None:
-        """Jobs have changed: say so in the log, wake those who wait and who act on it."""
-        # What went in the transaction in which it came needs nobody to look for it again.
-        now = {change["job"]: change["new"] for change in changes}
+    def on_commit(self, changes: Sequence[Row], dispatched: Collection[str]) -> None:
+        """Jobs have changed: say so in the log, wake those who wait and who act on it. Of the
+        services `dispatched` all have gone that could."""
         for change in changes:
             log.info(
                 "job %d user %d %s %s → %s attempt %d%s%s",
@@ -62,21 +61,23 @@ class Signals:
             )
             if change["new"] == Status.PROCESSING and self.sender is not None:
                 self.sender.on_processing(change["job"], change["attempt"])
-            if change["new"] != Status.QUEUED or now[change["job"]] == Status.QUEUED:
-                self._wake_sender(change)
+            self._wake_sender(change, dispatched)
             if change["delete_requested"] and change["new"] in ENDED and self.cleaner is not None:
                 self.cleaner.task.wake()
         self._watchers.publish(changes)
 
-    def _wake_sender(self, change: Row) -> None:
+    def _wake_sender(self, change: Row, dispatched: Collection[str]) -> None:
         service = change["service"]
         if self.sender is None or service not in self._services:
             return
         if change["new"] == Status.QUEUED:
-            self.sender.wake(service)
+            woken = {service}
         elif change["old"] in ACTIVE and change["new"] not in ACTIVE:
-            for name in self._sharing(service):
-                self.sender.wake(name)
+            woken = self._sharing(service)
+        else:
+            return
+        for name in woken.difference(dispatched):
+            self.sender.wake(name)
 
     def _sharing(self, service: str) -> set[str]:
         """The services that have a client in common with this one, itself among them."""

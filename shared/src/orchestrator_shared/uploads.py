@@ -17,7 +17,7 @@ from python_multipart.multipart import MultipartParser
 
 from orchestrator_shared.digests import check_digest, read_digest
 from orchestrator_shared.errors import BadUpload, Silent, TooLarge
-from orchestrator_shared.folders import fsync_file, fsync_folder, remove_tree
+from orchestrator_shared.folders import fsync_file, fsync_folder, remove_tree, write_new
 from orchestrator_shared.multipart import check_name, read_disposition
 from orchestrator_shared.protocol import INLINE_FILES_LIMIT, INLINE_LIMIT, SILENCE_LIMIT
 
@@ -314,8 +314,7 @@ def split_inline(files: Iterable[tuple[str, int]], body: bytes) -> Iterator[tupl
         start += size
 
 
-def write_inline(folder: Path, files: Iterable[tuple[str, int]], body: bytes) -> None:
+def write_inline(folder: str, files: Iterable[tuple[str, int]], body: bytes) -> None:
     """Write the files that a small job carries in its body: name and size of each, in order."""
     for name, content in split_inline(files, body):
-        with open(folder / name, "xb") as file:
-            file.write(content)
+        write_new(f"{folder}/{name}", content)

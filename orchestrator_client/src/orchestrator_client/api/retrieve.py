@@ -1,6 +1,7 @@
 """5, get: a payload's state, its result, or its working directory as it is now."""
 
 from functools import partial
+from pathlib import Path
 
 from aiohttp import web
 
@@ -44,7 +45,7 @@ async def retrieve_partial(request: web.Request) -> web.StreamResponse:
     response.content_type = "application/zip"
     await response.prepare(request)
     if request.method != "HEAD":
-        make = partial(zip_directory, workdir.job, workdir.logs(None), live=True)
+        make = partial(zip_directory, Path(workdir.job), workdir.logs(None), live=True)
         async for chunk in in_thread(make):
             await response.write(chunk)
     await response.write_eof()
@@ -52,7 +53,7 @@ async def retrieve_partial(request: web.Request) -> web.StreamResponse:
 
 
 async def _packed(request: web.Request, payload: Payload) -> web.StreamResponse:
-    path = request.app[RUNNER].workdir(payload.id).result
+    path = Path(request.app[RUNNER].workdir(payload.id).result)
     sealed = Sealed(path, payload.result_size or 0, payload.result_sha256 or "")
     try:
         return await answer_sealed(request, sealed, {})

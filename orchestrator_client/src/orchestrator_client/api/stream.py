@@ -2,15 +2,15 @@
 
 import hashlib
 import logging
-from pathlib import Path
-from typing import Final, cast
+import os
+from typing import cast
 
 from aiohttp import web
 
 from orchestrator_client.api.claims import check_limit, check_number, read_claim
 from orchestrator_client.keys import CLEANER, INTAKE, STOPPING, STREAMS
 from orchestrator_client.streams import Stream, close_stream
-from orchestrator_client.workdir import Claim
+from orchestrator_client.workdir import FEW_FILES, Claim
 from orchestrator_shared.answers import NO_SPACE
 from orchestrator_shared.digests import check_digest
 from orchestrator_shared.errands import Errands
@@ -30,9 +30,6 @@ from orchestrator_shared.protocol import FRAME_LIMIT, H_SERVER, service_name
 from orchestrator_shared.uploads import split_inline, write_inline
 
 log = logging.getLogger(__name__)
-
-#: How many small files are written at once, without a thread.
-FEW: Final = 16
 
 
 async def stream(request: web.Request) -> web.WebSocketResponse:
@@ -71,8 +68,8 @@ async def _submit(app: web.Application, stream: Stream, submit: Submit, body: by
     claim = Claim(stream.server, submit.job, submit.attempt, service, submit.limit_s)
     files = [(file.name, file.size) for file in submit.files]
 
-    def place(folder: Path) -> None:
-        folder.mkdir(mode=0o700)
+    def place(folder: str) -> None:
+        os.mkdir(folder, 0o700)  # noqa: PTH102 - see workdir.py
         write_inline(folder, files, body)
 
     def refuse(error: OrchestratorError) -> None:
@@ -97,7 +94,7 @@ async def _submit(app: web.Application, stream: Stream, submit: Submit, body: by
         declared = {file.name: file.sha256 for file in submit.files}
         for name, content in split_inline(files, body):
             check_digest(name, hashlib.sha256(content).hexdigest(), declared[name])
-        payload = await app[INTAKE].take(claim, place, few=len(files) <= FEW)
+        payload = await app[INTAKE].take(claim, place, few=len(files) <= FEW_FILES)
     except OrchestratorError as error:
         refuse(error)
     except OSError as error:

@@ -29,10 +29,10 @@ async def submit(request: web.Request) -> web.Response:
     return payload_answer(request, payload)
 
 
-def place(upload: Upload, folder: Path) -> None:
+def place(upload: Upload, folder: str) -> None:
     """Put the files of an upload into a new folder."""
     if upload.folder is not None:
         upload.folder.rename(folder)
     else:
-        folder.mkdir(mode=0o700)
+        Path(folder).mkdir(mode=0o700)
         write_inline(folder, ((f.name, f.size) for f in upload.files), upload.body or b"")

@@ -84,10 +84,10 @@ class BashExecutor:
                 {
                     "do": "start",
                     "id": workdir.id,
-                    "work": str(workdir.job),
-                    "run": str(workdir.run),
-                    "stdout": str(workdir.stdout),
-                    "stderr": str(workdir.stderr),
+                    "work": workdir.job,
+                    "run": workdir.run,
+                    "stdout": workdir.stdout,
+                    "stderr": workdir.stderr,
                     "env": dict(environment),
                     "timeout": limit.seconds if limit else None,
                     "limit": str(limit) if limit else "",
@@ -232,7 +232,7 @@ class BashExecutor:
 
     async def _look_at(self, id: int) -> None:
         """A payload that no supervisor has: its file says how it ended, or that it is lost."""
-        path = str(self._workdirs[id].run)
+        path = self._workdirs[id].run
         # A supervisor that was killed may hold its locks for a moment longer.
         records = await asyncio.to_thread(read_run, path, wait=True)
         killed = records.get("killed", {})

@@ -119,7 +119,7 @@ async def _insert(request: web.Request, received: Upload, key: str | None) -> tu
             ref=ref,
             folder=folder,
             key=key,
-            then=request.app[SENDER].plan(service),
+            then=request.app[SENDER].plans([service]),
         )
         kept = new
         return job, new

@@ -7,7 +7,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +58,8 @@ def connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+    # What is kept to undo a single step needs no file: that takes longer than the step.
+    connection.execute("PRAGMA temp_store = MEMORY")
     return connection
 
 
@@ -145,24 +147,32 @@ def _is_fatal(error: Exception) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Write:
-    """A step that waits for the writer, who waits for its outcome, and since when."""
+    """A step that waits for the writer, who waits for its outcome, since when, and what follows."""
 
     step: Step[Any]
     future: asyncio.Future[Any]
     since: float
+    then: Mapping[str, Step[Any]]
+
+
+#: The future of a step, its value, and what it raised.
+_Outcome = tuple[asyncio.Future[Any], Any, Exception | None]
+#: Called with what a transaction changed (rows of history), and with the names of what followed.
+OnCommit = Callable[[list[Row], Collection[str]], None]
+_NOTHING: Final[Mapping[str, Step[Any]]] = {}
 
 
 class Database:
     """All access to the database of one server.
 
     A *step* is a plain function of a connection. `write` hands it to the one thread that owns the
-    write connection: it commits what has gathered meanwhile in one transaction, each step in a
-    savepoint of its own, and answers each caller after the commit. `read` runs it in a thread
-    with a connection of its own, and sees everything that was committed before.
+    write connection: it commits what has gathered meanwhile in one transaction, where a step that
+    fails undoes nothing but itself, and answers each caller after the commit. `read` runs it in a
+    thread with a connection of its own, and sees everything that was committed before.
     """
 
-    def __init__(self, path: Path, on_commit: Callable[[list[Row]], None]) -> None:
-        """`on_commit` gets what a transaction changed (rows of history), in the event loop."""
+    def __init__(self, path: Path, on_commit: OnCommit) -> None:
+        """`on_commit` is called in the event loop."""
         self._path = path
         self._on_commit = on_commit
         self._steps: queue.SimpleQueue[list[_Write] | None] = queue.SimpleQueue()
@@ -213,16 +223,20 @@ class Database:
             self._writing.close()
         self._thread = self._readers = self._writing = None
 
-    def write(self, step: Step[T], *, soon: bool = True) -> asyncio.Future[T]:
+    def write(
+        self, step: Step[T], *, soon: bool = True, then: Mapping[str, Step[Any]] = _NOTHING
+    ) -> asyncio.Future[T]:
         """Run a step that changes something; done once it is durable.
 
         Steps run in the order of these calls. What a step raises undoes that step alone, and is
         raised here. One that nobody waits for need not be `soon`: it is committed with the next
         that is, after HOLD at the latest. Of a job that takes no time all that its client tells
         is one commit instead of three.
+
+        `then` are steps by name that follow in the same transaction, each once, whoever named it.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        self._held.append(_Write(step, future, time.monotonic()))
+        self._held.append(_Write(step, future, time.monotonic(), then))
         if soon:
             self._hand_over()
         elif self._holding is None:
@@ -293,12 +307,15 @@ class Database:
     def _commit(self, group: list[_Write]) -> None:
         connection = self._writing
         assert connection is not None  # noqa: S101 - open() set it before the thread began
-        outcomes: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
+        followed: list[str] = []
         changes: list[Row] = []
         try:
             self._begin(connection, group[0].since + BUSY_TIMEOUT)
-            for write in group:
-                outcomes.append((write.future, *self._take(connection, write.step)))
+            outcomes = self._take_all(connection, group)
+            for name, step in {n: s for write in group for n, s in write.then.items()}.items():
+                _, error = self._take(connection, step)
+                if error is None:
+                    followed.append(name)
             changes = connection.execute(sql("changes_since"), {"after": self._last_seq}).fetchall()
             connection.execute("COMMIT")
         except Exception as error:
@@ -312,7 +329,7 @@ class Database:
         if changes:
             self._last_seq = changes[-1]["seq"]
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
-            self._loop.call_soon_threadsafe(self._answer, outcomes, changes)
+            self._loop.call_soon_threadsafe(self._answer, outcomes, changes, followed)
 
     def _begin(self, connection: sqlite3.Connection, deadline: float) -> None:
         """Begin a transaction; while somebody else locks the database, wait in sight of the end."""
@@ -325,6 +342,18 @@ class Database:
                     raise
                 if self._hurried.wait(BUSY_LOOK):
                     raise
+
+    def _take_all(self, connection: sqlite3.Connection, group: Sequence[_Write]) -> list[_Outcome]:
+        """All steps of a transaction, as if none could fail: to be ready to undo each takes as long
+        as the steps. If one does fail, all are undone, and taken again one by one."""
+        try:
+            return [(write.future, write.step(connection), None) for write in group]
+        except Exception as error:
+            if _is_fatal(error) or not connection.in_transaction:
+                raise
+        connection.execute("ROLLBACK")
+        self._begin(connection, group[0].since + BUSY_TIMEOUT)
+        return [(write.future, *self._take(connection, write.step)) for write in group]
 
     def _take(self, connection: sqlite3.Connection, step: Step[T]) -> tuple[Any, Exception | None]:
         """One step in its savepoint: its value, or what it raised."""
@@ -342,8 +371,9 @@ class Database:
 
     def _answer(
         self,
-        outcomes: list[tuple[asyncio.Future[Any], Any, Exception | None]],
+        outcomes: Sequence[_Outcome],
         changes: list[Row],
+        followed: Collection[str],
     ) -> None:
         for future, value, error in outcomes:
             if future.done():  # its caller has gone
@@ -353,4 +383,4 @@ class Database:
             else:
                 future.set_exception(error)
         if changes:
-            self._on_commit(changes)
+            self._on_commit(changes, followed)

@@ -1,14 +1,15 @@
 """A job as its row has it, and what belongs to it."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator_server.store.database import Row
 from orchestrator_shared.messages import File
 from orchestrator_shared.status import Status
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Struct, frozen=True):
     """A row of the table jobs. Times are seconds since 1970, sizes bytes."""
 
     id: int
@@ -50,11 +51,9 @@ class Job:
     @classmethod
     def from_row(cls, row: Row) -> "Job":
         """A row of `SELECT jobs.*`, with or without the size of its result."""
-        values = {name: row[name] for name in row.keys() if name in _JOB_FIELDS}  # noqa: SIM118
-        return cls(**{**values, "status": Status(values["status"])})
-
-
-_JOB_FIELDS = frozenset(field.name for field in fields(Job))
+        # The columns in their order: to look for each by its name would take ten times as long.
+        id, user_id, service, ref, status, *rest = row
+        return cls(id, user_id, service, ref, Status(status), *rest)
 
 
 @dataclass(frozen=True, slots=True)

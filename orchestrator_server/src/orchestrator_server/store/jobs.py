@@ -5,7 +5,7 @@ import json
 import sqlite3
 import time
 from asyncio import Future
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator_server.store.database import Database, Step
@@ -51,9 +51,9 @@ class Jobs:
         ref: str | None,
         folder: str,
         key: str | None,
-        then: Step[Any] | None = None,
+        then: Mapping[str, Step[Any]] | None = None,
     ) -> tuple[Job, bool]:
-        """Take a job in; with a key that was used before, the first one, and False. `then` is done
+        """Take a job in; with a key that was used before, the first one, and False. `then` follows
         in the same transaction.
 
         Raises:
@@ -86,11 +86,9 @@ class Jobs:
             connection.execute(
                 sql("insert_input"), {"job": job.id, "manifest": manifest, "body": upload.body}
             )
-            if then is not None:
-                then(connection)
             return job, True
 
-        return await self._database.write(step)
+        return await self._database.write(step, then=then or {})
 
     # --- 3 send
 
@@ -196,10 +194,11 @@ class Jobs:
         result: Result | None = None,
         lost: bool = False,
         unsent: bool = False,
+        then: Mapping[str, Step[Any]] | None = None,
     ) -> Future[Job | None]:
         """The one end of a job, with its result in the same commit; None if it has ended.
 
-        `unsent`: not if a client has told of it.
+        `unsent`: not if a client has told of it. `then` follows in the same transaction.
         """
         now = self._clock()
 
@@ -233,7 +232,7 @@ class Jobs:
                 connection.execute(sql("insert_result"), values)
             return job
 
-        return self._database.write(step)
+        return self._database.write(step, then=then or {})
 
     # --- terminate and delete
 

@@ -5,16 +5,17 @@ import hashlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 
 from orchestrator_server.clients.endpoint import Endpoint
 from orchestrator_server.clients.outcomes import Damaged, PayloadGone
 from orchestrator_server.clients.pool import Pool
+from orchestrator_server.store.database import Step
 from orchestrator_server.store.files import Files
 from orchestrator_server.store.job import End, Job, Result
 from orchestrator_server.store.jobs import Jobs
@@ -72,7 +73,9 @@ class Getter:
         disks: Collection[Path],
         min_free_disk: int,
         interval: float,
+        plans: Callable[[Iterable[str]], Mapping[str, Step[Any]]],
     ) -> None:
+        """`plans` gives what follows in the transaction of an end: other jobs go to its client."""
         self.task = BackgroundTask("getter", self.run_once, interval)
         self._jobs = jobs
         self._records = records
@@ -83,6 +86,7 @@ class Getter:
         self._list_at = time.monotonic() + LIST_INTERVAL
         self._disks = disks
         self._min_free_disk = min_free_disk
+        self._plans = plans
         self._getting: set[Key] = set()
         self._deferred: dict[Key, _Deferred] = {}
         self._fetches: defaultdict[str, asyncio.Semaphore] = defaultdict(
@@ -246,7 +250,10 @@ class Getter:
                     await self._losses.lose(client, job, str(error))
                     return
         end = _end(payload)
-        finished = await self._jobs.finish(job_id, attempt, end, payload=payload.id, result=kept)
+        then = self._plans(self._pool.services_of(client))
+        finished = await self._jobs.finish(
+            job_id, attempt, end, payload=payload.id, result=kept, then=then
+        )
         if finished is None and await self._settle(client, payload) is not None:
             # It was adopted just now.
             finished = await self._jobs.finish(

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sqlite3
 import time
+from collections.abc import Iterable
 from functools import partial
 
 from orchestrator_server.clients.endpoint import Endpoint
@@ -83,10 +84,15 @@ class Sender:
             sending.cancel()
         await asyncio.gather(*self._sending.values(), return_exceptions=True)
 
-    def plan(self, service: str) -> Step[int] | None:
+    def plans(self, services: Iterable[str]) -> dict[str, Step[int]]:
+        """The steps that let jobs of these services go, where clients take some. They follow in
+        the transaction of an upload or of an end: that saves the next job a commit of its own."""
+        planned = ((service, self._plan(service)) for service in services)
+        return {service: step for service, step in planned if step is not None}
+
+    def _plan(self, service: str) -> Step[int] | None:
         """The step that lets jobs of a service go, and gives back how many; None where no client
-        takes any. They are sent as soon as it is committed (`on_processing`). An upload makes it
-        part of its own transaction: that saves its job a second commit."""
+        takes any. They are sent as soon as it is committed (`on_processing`)."""
         view = self._pool.view(service)
         if not view.offers or self._pool.settles(service):
             return None
@@ -110,7 +116,7 @@ class Sender:
             self._begin(*planned)
 
     async def _dispatch(self, service: str) -> int:
-        step = self.plan(service)
+        step = self._plan(service)
         return await self._database.write(step) if step else 0
 
     async def _send_again(self) -> None:
