@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.harness import Case, Outcome, median, scaled
 from orchestrator_server.queue.dispatch import Limits, Offer, dispatch
-from orchestrator_server.store.database import connect, migrate
+from orchestrator_server.store.connection import connect, migrate
 
 DEPTHS = (1_000, 10_000, 100_000, 1_000_000)
 USERS = 1_000

@@ -1,30 +1,30 @@
 """One job of `echo` on an idle system, against the same work done by hand."""
 
+import json
 import os
 import time
 import zipfile
 from pathlib import Path
 
-import aiohttp
-
 from bench.harness import Case, Outcome, median, milliseconds, quantile, scaled
-from support.portal import Portal
+from bench.portal import Connection, upload_request
 from support.processes import programs
 
 ROUNDS = 200
 GOAL = 2.5
 SPREAD = 1.6
 SCRIPT = b"echo done\n"
+UPLOAD = upload_request("/upload", SCRIPT)
 
 
-async def _by_the_system(portal: Portal) -> float:
+async def _by_the_system(portal: Connection) -> float:
     """From the first byte of the upload to the last byte of the result (seconds)."""
     begin = time.perf_counter()
-    id = await portal.upload({"run.sh": SCRIPT})
-    record = await portal.job(id, wait=60)
-    answer = await portal.get(f"/download/{id}")
+    id = json.loads(await portal.send(UPLOAD))["id"]
+    record = json.loads(await portal.get(f"/jobs/{id}?wait=60"))
+    result = await portal.get(f"/download/{id}")
     passed = time.perf_counter() - begin
-    if record["status"] != "Completed" or answer.status != 200:
+    if record["status"] != "Completed" or not result.startswith(b"PK"):
         raise RuntimeError(f"job {id} is {record['status']}")
     return passed
 
@@ -52,13 +52,14 @@ async def run(root: Path, size: float) -> Outcome:
     """Both in turns, so that both meet the same neighbours."""
     rounds = scaled(ROUNDS, size)
     measured, floors = [], []
-    async with programs(root) as (server, _), aiohttp.ClientSession() as session:
-        portal = Portal(server.url, session)
+    async with programs(root) as (server, _):
+        portal = await Connection.open(server.port)
         for _ in range(5):
             await _by_the_system(portal)
         for n in range(rounds):
             measured.append(await _by_the_system(portal))
             floors.append(_by_hand(root / f"hand{n}"))
+        await portal.close()
     p50, p95, floor = median(measured), quantile(measured, 0.95), median(floors)
     return Outcome(
         figure=f"{milliseconds(p50)} (p50), {milliseconds(p95)} (p95)",

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import itertools
 import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from bench.harness import Case, Outcome, median, scaled
+from bench.portal import send_all, upload_request
 from support.processes import programs
 
 UPLOADS = 3000
@@ -15,44 +17,13 @@ CONNECTIONS = 16
 ROUNDS = 3
 GOAL = 0.25
 SCRIPT = b"#" * 294 + b"\ntrue\n"
-_BOUNDARY = "bench"
-
-
-def _request(path: str) -> bytes:
-    """One upload, ready to be sent: nobody is to measure how it is made."""
-    parts = {'"user_id"': b"1", '"service"': b"example", '"file"; filename="run.sh"': SCRIPT}
-    begin = f"--{_BOUNDARY}\r\nContent-Disposition: form-data; name=".encode()
-    body = b"".join(
-        begin + name.encode() + b"\r\n\r\n" + value + b"\r\n" for name, value in parts.items()
-    )
-    body += f"--{_BOUNDARY}--\r\n".encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(body)}\r\n"
-        f"Content-Type: multipart/form-data; boundary={_BOUNDARY}\r\n\r\n"
-    )
-    return head.encode() + body
 
 
 async def _rate(port: int, path: str, uploads: int) -> float:
     """Uploads per second over kept connections."""
-    request, left = _request(path), uploads
-
-    async def connection() -> None:
-        nonlocal left
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while left > 0:
-            left -= 1
-            writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            if b" 201 " not in head[:20]:
-                raise RuntimeError(head.decode())
-            length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
-            await reader.readexactly(int(length))
-        writer.close()
-        await writer.wait_closed()
-
+    requests = itertools.repeat(upload_request(path, SCRIPT), uploads)
     begin = time.perf_counter()
-    await asyncio.gather(*(connection() for _ in range(CONNECTIONS)))
+    await send_all(port, requests, CONNECTIONS)
     return uploads / (time.perf_counter() - begin)
 
 

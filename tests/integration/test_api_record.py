@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator_server.api.record import at
+from orchestrator_shared.portal import HistorySchema, JobSchema
 from support.gate import Gate
 from support.lonely import lonely_server, service
 from support.states import job_in
@@ -31,6 +32,12 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
     """A place where run.sh waits."""
     with contextlib.closing(Gate(tmp_path)) as own:
         yield own
+
+
+def test_the_fields_are_those_that_the_swagger_ui_shows() -> None:
+    """The record is made by hand: nothing else compares it with what is documented."""
+    assert set(JobSchema().fields) == FIELDS
+    assert set(HistorySchema().fields) == HISTORY_FIELDS
 
 
 def moment(text: str) -> datetime:

@@ -17,8 +17,8 @@ from orchestrator_server.backup import BackupFailed, back_up, look_through
 from orchestrator_server.config import Config
 from orchestrator_server.identity import PairBroken, take_identity
 from orchestrator_server.keys import CONFIG
+from orchestrator_server.store.connection import StoreUnusable
 from orchestrator_server.store.copies import copy_database
-from orchestrator_server.store.database import StoreUnusable
 from support.commands import command
 from support.limits import files_no_larger_than
 from support.portal import Portal

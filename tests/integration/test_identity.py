@@ -10,7 +10,7 @@ import pytest
 from orchestrator_server.app import create_app
 from orchestrator_server.config import Config
 from orchestrator_server.identity import PairBroken, take_identity
-from orchestrator_server.store.database import StoreUnusable
+from orchestrator_server.store.connection import StoreUnusable
 from orchestrator_shared.errors import SettingError, StartError
 from support.servers import server_of
 from support.system import server_config

@@ -15,8 +15,8 @@ from orchestrator_server.config import Config
 from orchestrator_server.identity import PairBroken, take_identity
 from orchestrator_server.keys import CONFIG
 from orchestrator_server.restore import AHEAD, RestoreFailed, restore
+from orchestrator_server.store.connection import StoreUnusable
 from orchestrator_server.store.copies import link_or_copy
-from orchestrator_server.store.database import StoreUnusable
 from orchestrator_shared.errors import SettingError, StartError
 from support.portal import Files
 from support.servers import server_of

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator_server import app as server_app
 from orchestrator_server.identity import take_identity
-from orchestrator_server.store.database import StoreUnusable, connect, migrate
+from orchestrator_server.store.connection import StoreUnusable, connect, migrate
 from orchestrator_server.store.queries import migrations
 from support.limits import files_no_larger_than
 from support.store import add_job, bare_store
@@ -27,7 +27,7 @@ LATER = "CREATE TABLE added (x INTEGER); CREATE INDEX by_x ON added (x);"
 def _add_migrations(monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
     """The program of a later version."""
     known = [*migrations(), *more]
-    monkeypatch.setattr("orchestrator_server.store.database.migrations", lambda: known)
+    monkeypatch.setattr("orchestrator_server.store.connection.migrations", lambda: known)
 
 
 def test_migrations_happen_once(tmp_path: Path) -> None:

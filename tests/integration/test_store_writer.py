@@ -42,15 +42,19 @@ async def database(tmp_path: Path, commits: Commits) -> AsyncIterator[Database]:
 
 @contextlib.asynccontextmanager
 async def _held(database: Database) -> AsyncIterator[None]:
-    """The writer is in a transaction with one step: what is written meanwhile is the next group."""
+    """A transaction is being committed: what is written meanwhile is the next group."""
     begun, go_on = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
+    connection = database._writing
+    assert connection is not None
 
-    def hold(_connection: sqlite3.Connection) -> None:
-        loop.call_soon_threadsafe(begun.set)
-        go_on.wait()
+    def hold(statement: str) -> None:
+        if statement == "COMMIT":
+            loop.call_soon_threadsafe(begun.set)
+            go_on.wait()
 
-    held = database.write(hold)
+    connection.set_trace_callback(hold)
+    held = database.write(lambda _: None)
     await begun.wait()
     try:
         yield

@@ -24,7 +24,7 @@ class Program:
         self.log: list[str] = []
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
-        self._lines = asyncio.Condition()
+        self._news = asyncio.Event()
 
     @property
     def url(self) -> str:
@@ -72,8 +72,10 @@ class Program:
             assert found or self._reading is None or not self._reading.done(), self.log
             return bool(found)
 
-        async with asyncio.timeout(PATIENCE), self._lines:
-            await self._lines.wait_for(look)
+        async with asyncio.timeout(PATIENCE):
+            while not look():
+                self._news.clear()
+                await self._news.wait()
         return found[0]
 
     async def stop(self, number: int = signal.SIGTERM) -> int:
@@ -101,11 +103,10 @@ class Program:
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None
         while line := await process.stderr.readline():
-            async with self._lines:
-                self.log.append(line.decode().rstrip())
-                self._lines.notify_all()
-        async with self._lines:
-            self._lines.notify_all()
+            self.log.append(line.decode().rstrip())
+            self._news.set()
+        # Its log ends: whoever waits for a line of it is told.
+        asyncio.get_running_loop().call_soon(self._news.set)
 
 
 @contextlib.asynccontextmanager

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator_client import keys as client_keys
 from orchestrator_shared.status import Status
 from support.behind_proxy import system_behind_proxy
 from support.faults import Hold, Rule
@@ -40,11 +41,12 @@ async def _bring(situation: Situation, status: Status) -> None:
     elif status is Status.PROCESSING:
         proxy.add(Rule("submit", situation.held))
     elif status is Status.SUBMITTED:
-        proxy.add(Rule("state", situation.held, where=lambda m: m.status == "Running"))
+        # Its slots are taken by what its server does not know of yet.
+        situation.system.client[client_keys.RUNNER].stuck = frozenset({-1, -2})
     run = _RUNS.get(status, f"echo half > half.txt\n{situation.gate.wait}")
     name = "no-run.sh" if status is Status.INVALID else "run.sh"
     situation.id = id = await portal.upload({name: run}, user_id=7)
-    if status in (Status.SUBMITTED, Status.RUNNING, Status.UNKNOWN, Status.KILLED):
+    if status in (Status.RUNNING, Status.UNKNOWN, Status.KILLED):
         await situation.gate.reached()
     if status in (Status.UNKNOWN, Status.KILLED):
         await portal.reached(id, "Running")

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from pathlib import Path
 
 from orchestrator_server.queue.dispatch import Limits, Offer, dispatch
-from orchestrator_server.store.database import Database, OnCommit, Row, connect, migrate
+from orchestrator_server.store.connection import connect, migrate
+from orchestrator_server.store.database import Database, OnCommit, Row
 from orchestrator_server.store.job import Job
 from orchestrator_server.store.queries import sql
 from orchestrator_shared.status import Status
@@ -41,7 +42,7 @@ def add_job(
     connection: sqlite3.Connection, user_id: int = 1, service: str = "example", now: float = 1.0
 ) -> int:
     """A Queued job, as an upload makes it."""
-    row = connection.execute(
+    id = connection.execute(
         sql("insert_job"),
         {
             "user_id": user_id,
@@ -53,8 +54,8 @@ def add_job(
             "idempotency_key": None,
             "input_digest": None,
         },
-    ).fetchone()
-    id: int = row["id"]
+    ).lastrowid
+    assert id is not None
     return id
 
 

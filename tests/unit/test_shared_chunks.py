@@ -42,6 +42,10 @@ class Chunks:
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
 
+    def is_eof(self) -> bool:
+        """Whether all of it is there: more may come."""
+        return False
+
     async def readany(self) -> bytes:
         """The next one; empty at the end."""
         return next(self._chunks, b"")

@@ -6,6 +6,7 @@ import re
 import resource
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 
@@ -247,3 +248,36 @@ async def test_requests_are_logged_at_debug_only() -> None:
             _, errors = await ended(process)
 
         assert any("found-in-the-log" in line for line in errors) is logged
+
+
+LOGS = """
+import asyncio, logging, sys
+from orchestrator_shared.serving import set_up_log
+set_up_log("INFO")
+log = logging.getLogger("some")
+
+async def main():
+    log.info("first\\nsecond")
+    log.info("third")
+    print("not yet", file=sys.stderr)
+    await asyncio.sleep(0)
+    print("by now", file=sys.stderr)
+
+asyncio.run(main())
+log.info("at once")
+print("after it", file=sys.stderr)
+"""
+
+
+def test_the_lines_of_one_turn_are_written_together() -> None:
+    """Each with its time and level; where there is no loop, at once."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOGS], capture_output=True, text=True, check=True
+    ).stderr.splitlines()
+
+    assert done[0] == "not yet"
+    for line, said in zip(done[1:4], ("first", "second", "third"), strict=True):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO " + said, line)
+    assert done[4] == "by now"
+    assert done[5].endswith(" INFO at once")
+    assert done[6] == "after it"

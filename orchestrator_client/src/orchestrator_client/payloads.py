@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from orchestrator_client.identity import OWNER
 from orchestrator_shared.errors import NotFound, SettingError
@@ -51,20 +51,20 @@ class Payload(Struct, frozen=True):
     #: How long it may run (seconds), as far as its service says.
     limit_s: float | None
     status: PayloadStatus
-    pid: int
-    killed: bool
-    exit_code: int | None
-    fault: str | None
-    reason: str | None
-    lost: bool
-    handed_back: bool
-    wall_s: float | None
-    cpu_s: float | None
-    max_rss: int | None
-    stderr_tail: str | None
-    result_size: int | None
-    result_sha256: str | None
-    ended_at: float | None
+    pid: int = 0
+    killed: bool = False
+    exit_code: int | None = None
+    fault: str | None = None
+    reason: str | None = None
+    lost: bool = False
+    handed_back: bool = False
+    wall_s: float | None = None
+    cpu_s: float | None = None
+    max_rss: int | None = None
+    stderr_tail: str | None = None
+    result_size: int | None = None
+    result_sha256: str | None = None
+    ended_at: float | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -213,17 +213,9 @@ class Payloads:
         limit_s: float | None,
     ) -> Payload:
         """A new payload, Prepared."""
-        payload = self._change(
-            "insert",
-            id=id,
-            server=server,
-            job=job,
-            attempt=attempt,
-            service=service,
-            limit_s=limit_s,
-        )
-        assert payload is not None  # noqa: S101 - an INSERT returns its row or raises
-        return payload
+        new = Payload(id, server, job, attempt, service, limit_s, PayloadStatus.PREPARED)
+        self._connection.execute(sql("insert"), asdict(new))
+        return self._changed("insert", new)
 
     def insert_cleaned(
         self,
@@ -249,36 +241,44 @@ class Payloads:
 
     def set_running(self, id: int, pid: int = 0) -> Payload | None:
         """Its turn has come, or came before this start."""
-        return self._change("running", id=id, pid=pid)
+        return self._change("running", id, status=PayloadStatus.RUNNING, pid=pid)
 
     def set_pid(self, id: int, pid: int) -> None:
         """run.sh runs as this process. That is no change that its server needs to be told of."""
-        payload = self._one("set_pid", id=id, pid=pid)
-        if payload is not None:
-            self._keep(payload)
+        if self._update("set_pid", id, pid=pid):
+            self._keep(replace(self._rows[id], pid=pid))
 
     def set_killed(self, id: int) -> Payload | None:
         """Somebody asked for its end."""
-        return self._change("set_killed", id=id)
+        return self._change("set_killed", id, killed=True)
 
     def set_ended(self, id: int, end: PayloadEnd) -> Payload | None:
         """Its one end, once what belongs to it is packed."""
-        return self._change("ended", id=id, **{**asdict(end), "status": end.status.value})
+        asked = self.get(id).killed or end.status is PayloadStatus.KILLED
+        killed = asked and not end.handed_back
+        return self._change("ended", id, pid=0, killed=killed, **asdict(end))
 
     def set_cleaned(self, id: int, at: float) -> Payload | None:
         """Its files are about to go."""
-        return self._change("cleaned", id=id, at=at)
+        return self._change("cleaned", id, status=PayloadStatus.CLEANED, ended_at=at)
 
     def forget(self, before: float) -> None:
         """Forget what was dropped that long ago."""
         self._connection.execute(sql("forget"), {"before": before})
 
-    def _change(self, name: str, **values: Any) -> Payload | None:
-        payload = self._one(name, **values)
-        if payload is not None:
-            self._keep(payload)
+    def _update(self, name: str, id: int, **values: Any) -> bool:
+        return self._connection.execute(sql(name), {"id": id, **values}).rowcount > 0
+
+    def _change(self, name: str, id: int, **values: Any) -> Payload | None:
+        if not self._update(name, id, **values):
+            return None
+        # What the statement has written, without reading it again.
+        return self._changed(name, replace(self._rows[id], **values))
+
+    def _changed(self, name: str, payload: Payload) -> Payload:
+        self._keep(payload)
         # Before there is a listener nothing changes: what lies on the disk is taken up.
-        if payload is not None and self.listener is not None:
+        if self.listener is not None:
             if name in CHANGES_OF_STATE:
                 log.info(
                     "payload %d job %s attempt %s service %s is %s%s",

@@ -31,8 +31,7 @@ CREATE INDEX payloads_cleaned ON payloads (ended_at) WHERE status = 'Cleaned';
 
 -- name: insert
 INSERT INTO payloads (id, server, job, attempt, service, limit_s, status)
-    VALUES (:id, :server, :job, :attempt, :service, :limit_s, 'Prepared')
-    RETURNING *;
+    VALUES (:id, :server, :job, :attempt, :service, :limit_s, 'Prepared');
 
 -- name: insert_cleaned
 INSERT OR IGNORE INTO payloads (id, server, job, attempt, service, status, ended_at)
@@ -69,28 +68,24 @@ SELECT * FROM payloads WHERE status IN ('Completed', 'Failed', 'Invalid', 'Kille
     ORDER BY id;
 
 -- name: running
-UPDATE payloads SET status = 'Running', pid = :pid WHERE id = :id AND status = 'Prepared'
-    RETURNING *;
+UPDATE payloads SET status = 'Running', pid = :pid WHERE id = :id AND status = 'Prepared';
 
 -- name: set_pid
-UPDATE payloads SET pid = :pid WHERE id = :id AND status = 'Running' RETURNING *;
+UPDATE payloads SET pid = :pid WHERE id = :id AND status = 'Running';
 
 -- name: set_killed
-UPDATE payloads SET killed = 1 WHERE id = :id AND status IN ('Prepared', 'Running')
-    RETURNING *;
+UPDATE payloads SET killed = 1 WHERE id = :id AND status IN ('Prepared', 'Running');
 
 -- name: ended
-UPDATE payloads SET status = :status, pid = 0, killed = (killed OR :status = 'Killed') AND NOT :handed_back,
+UPDATE payloads SET status = :status, pid = 0, killed = :killed,
         exit_code = :exit_code, fault = :fault, reason = :reason, lost = :lost,
         handed_back = :handed_back, wall_s = :wall_s, cpu_s = :cpu_s, max_rss = :max_rss, stderr_tail = :stderr_tail,
         result_size = :result_size, result_sha256 = :result_sha256, ended_at = :ended_at
-    WHERE id = :id AND status IN ('Prepared', 'Running')
-    RETURNING *;
+    WHERE id = :id AND status IN ('Prepared', 'Running');
 
 -- name: forget
 DELETE FROM payloads WHERE status = 'Cleaned' AND ended_at < :before;
 
 -- name: cleaned
-UPDATE payloads SET status = 'Cleaned', ended_at = :at
-    WHERE id = :id AND status IN ('Completed', 'Failed', 'Invalid', 'Killed')
-    RETURNING *;
+UPDATE payloads SET status = 'Cleaned', ended_at = :ended_at
+    WHERE id = :id AND status IN ('Completed', 'Failed', 'Invalid', 'Killed');

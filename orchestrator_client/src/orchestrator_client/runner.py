@@ -1,6 +1,7 @@
 """4, run: Prepared → Running → ended, SLOTS at a time, oldest first."""
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -243,14 +244,18 @@ class Runner:
         if id in self._sealing or self._payloads.get(id).has_ended:
             return
         workdir = self.workdir(id)
-        small = workdir.is_small()
+        end = self._stamp(end)
+        with contextlib.suppress(OSError):
+            if (sealed := workdir.seal_small(end)) is not None:
+                # Its few files stay where they are until its server acknowledges it.
+                self._set_ended(id, sealed)
+                return
         self._sealing.add(id)
         try:
-            self._set_ended(id, await self._pack(workdir, self._stamp(end), small))
+            self._set_ended(id, await self._pack(workdir, end))
         finally:
             self._sealing.discard(id)
-        if not small:
-            await self._packers.do(workdir.remove_work)
+        await self._packers.do(workdir.remove_work)
 
     async def _end_unpacked(self, id: int, end: PayloadEnd) -> None:
         """The end of a payload of which nobody wants the files."""
@@ -269,12 +274,10 @@ class Runner:
     def _stamp(self, end: PayloadEnd) -> PayloadEnd:
         return replace(end, ended_at=self._clock.now())
 
-    async def _pack(self, workdir: Workdir, end: PayloadEnd, small: bool) -> PayloadEnd:
+    async def _pack(self, workdir: Workdir, end: PayloadEnd) -> PayloadEnd:
         tries = 0
         while True:
             try:
-                if small:
-                    return workdir.seal(end)
                 return await self._packers.do(partial(workdir.seal, end))
             except OSError as error:
                 tries += error.errno not in NO_SPACE

@@ -14,11 +14,9 @@ Paths are plain text here: of a job that takes no time, pathlib would take a ten
 
 import contextlib
 import hashlib
-import itertools
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -26,12 +24,10 @@ from msgspec.structs import asdict, replace
 
 from orchestrator_client.payloads import PayloadEnd
 from orchestrator_client.processes import boot_id
-from orchestrator_shared.archive import pack_directory
+from orchestrator_shared.archive import Packed, pack_directory
 from orchestrator_shared.folders import remove_flat, remove_tree, write_new, write_whole
-from orchestrator_shared.protocol import INLINE_LIMIT, STDERR_TAIL
-
-#: How many small files are a few: they are written, packed and removed without a thread.
-FEW_FILES: Final = 16
+from orchestrator_shared.protocol import STDERR_TAIL
+from orchestrator_shared.small_archive import pack_few
 
 
 class Claim(Struct, frozen=True):
@@ -126,21 +122,26 @@ class Workdir:
             entries["exit_code"] = f"{exit_code}\n".encode()
         return entries
 
-    def is_small(self) -> bool:
-        """Whether all that it leaves is a few small files. These are packed and removed in less
-        time than it takes to have another thread do it."""
+    def seal_small(self, end: PayloadEnd) -> PayloadEnd | None:
+        """Seal it where all that it leaves is a few small files: that takes less time than to have
+        another thread do it. None if it is more than that.
+
+        Raises:
+            OSError: the disk is full or fails; it can be tried again.
+        """
         try:
-            with os.scandir(self.job) as entries:
-                files = list(itertools.islice(entries, FEW_FILES + 1))
-            if len(files) > FEW_FILES or not all(f.is_file(follow_symlinks=False) for f in files):
-                return False
-            size = sum(file.stat(follow_symlinks=False).st_size for file in files)
-            for path in (self.stdout, self.stderr):
-                if os.path.exists(path):
-                    size += os.stat(path).st_size
-            return size <= INLINE_LIMIT and not os.listdir(self.home) + os.listdir(self.tmp)
+            if os.listdir(self.home) or os.listdir(self.tmp):
+                # What is not packed is to go soon.
+                return None
         except OSError:
-            return False
+            return None
+        packed = pack_few(self.job, self.logs(end.exit_code))
+        if packed is None:
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.result)
+        write_new(self.result, packed[1])
+        return self._write_sealed(end, packed[0])
 
     def seal(self, end: PayloadEnd) -> PayloadEnd:
         """Pack what the payload leaves, once, and write down its end; gives the whole end back.
@@ -148,7 +149,10 @@ class Workdir:
         Raises:
             OSError: the disk is full or fails; it can be tried again.
         """
-        packed = pack_directory(Path(self.job), self.logs(end.exit_code), Path(self.result))
+        logs = self.logs(end.exit_code)
+        return self._write_sealed(end, pack_directory(Path(self.job), logs, Path(self.result)))
+
+    def _write_sealed(self, end: PayloadEnd, packed: Packed) -> PayloadEnd:
         return self.write_end(
             replace(
                 end,

@@ -22,6 +22,7 @@ from orchestrator_server.store.database import Database
 from orchestrator_server.store.files import Files
 from orchestrator_server.store.jobs import Jobs
 from orchestrator_server.store.records import Records
+from orchestrator_server.store.room import Room
 from orchestrator_server.tasks.cleaner import Cleaner
 from orchestrator_server.tasks.getter import Getter
 from orchestrator_server.tasks.losses import Losses, Patience
@@ -47,6 +48,7 @@ def create_app(config: Config) -> web.Application:
     except SettingError:
         identity.release()
         raise
+    room = Room(config)
     watchers = Watchers()
     signals = Signals(config.services, watchers)
     database = Database(config.db_path, signals.on_commit)
@@ -74,8 +76,7 @@ def create_app(config: Config) -> web.Application:
         losses,
         terminator,
         pool,
-        (config.data_path, config.db_path.parent),
-        config.min_free_disk,
+        room,
         config.getter_interval,
         sender.plans,
     )
@@ -96,13 +97,14 @@ def create_app(config: Config) -> web.Application:
     app[keys.FILES] = files
     app[keys.JOBS] = store
     app[keys.RECORDS] = records
+    app[keys.ROOM] = room
     app[keys.POOL] = pool
     app[keys.WATCHERS] = watchers
     app[keys.SENDER] = sender
     app[keys.TERMINATOR] = terminator
     app[keys.CLEANER] = cleaner
     app[keys.OPERATOR] = operator
-    app[keys.HEALTH] = Health(config, database, pool, operator, cleaner, tasks)
+    app[keys.HEALTH] = Health(room, database, pool, operator, cleaner, tasks)
     _add_routes(app)
 
     control = ControlSocket(operator, socket_path(config))

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from orchestrator_server.config import Config
 from orchestrator_server.identity import look
+from orchestrator_server.store.connection import check_version, damaged
 from orchestrator_server.store.copies import (
     NamedFile,
     copy_database,
@@ -22,7 +23,6 @@ from orchestrator_server.store.copies import (
     make_durable,
     opened,
 )
-from orchestrator_server.store.database import check_version, damaged
 from orchestrator_server.store.queries import sql
 from orchestrator_shared import __version__
 from orchestrator_shared.errors import StartError

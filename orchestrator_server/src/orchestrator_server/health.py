@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from orchestrator_server.clients.pool import Pool
-from orchestrator_server.config import Config
 from orchestrator_server.operating import Operator
 from orchestrator_server.store.database import Database
 from orchestrator_server.store.queries import sql
+from orchestrator_server.store.room import Room
 from orchestrator_server.tasks.cleaner import Cleaner
 from orchestrator_shared import __version__
 from orchestrator_shared.errors import Transient
-from orchestrator_shared.folders import check_free_disk
 from orchestrator_shared.tasks import BackgroundTask
 
 #: How long the database may take for a look-up (seconds).
@@ -25,14 +24,14 @@ class Health:
 
     def __init__(
         self,
-        config: Config,
+        room: Room,
         database: Database,
         pool: Pool,
         operator: Operator,
         cleaner: Cleaner,
         tasks: Sequence[BackgroundTask],
     ) -> None:
-        self._config = config
+        self._room = room
         self._database = database
         self._pool = pool
         self._operator = operator
@@ -73,8 +72,7 @@ class Health:
 
     def _disk_problem(self) -> str | None:
         try:
-            for folder in (self._config.data_path, self._config.db_path.parent):
-                check_free_disk(folder, self._config.min_free_disk)
+            self._room.check()
         except (Transient, OSError) as error:
             return str(error)
         return None

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from urllib.parse import quote
 
 from orchestrator_server.config import Config
-from orchestrator_server.store.database import connect, migrate, unusable
+from orchestrator_server.store.connection import connect, migrate, unusable
 from orchestrator_server.store.files import FOLDERS
 from orchestrator_server.store.queries import sql
 from orchestrator_shared.errors import SettingError, StartError

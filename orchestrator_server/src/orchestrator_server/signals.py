@@ -47,18 +47,9 @@ class Signals:
     def on_commit(self, changes: Sequence[Row], dispatched: Collection[str]) -> None:
         """Jobs have changed: say so in the log, wake those who wait and who act on it. Of the
         services `dispatched` all have gone that could."""
+        # As one message: a commit may have hundreds of changes.
+        log.info("%s", "\n".join(map(_line, changes)))
         for change in changes:
-            log.info(
-                "job %d user %d %s %s → %s attempt %d%s%s",
-                change["job"],
-                change["user_id"],
-                change["service"],
-                change["old"] or "-",
-                change["new"],
-                change["attempt"],
-                f" client {change['client']}" if change["client"] else "",
-                f" reason: {change['reason']}" if change["reason"] else "",
-            )
             if change["new"] == Status.PROCESSING and self.sender is not None:
                 self.sender.on_processing(change["job"], change["attempt"])
             self._wake_sender(change, dispatched)
@@ -87,3 +78,13 @@ class Signals:
             for name, other in self._services.items()
             if own & {address.base for address in other.clients}
         }
+
+
+def _line(change: Row) -> str:
+    """A change of a job as the log has it."""
+    client = f" client {change['client']}" if change["client"] else ""
+    reason = f" reason: {change['reason']}" if change["reason"] else ""
+    return (
+        f"job {change['job']} user {change['user_id']} {change['service']} {change['old'] or '-'} "
+        f"→ {change['new']} attempt {change['attempt']}{client}{reason}"
+    )

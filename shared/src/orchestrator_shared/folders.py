@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,7 +163,8 @@ def check_free_disk(folder: Path, minimum: int) -> None:
     Raises:
         NoSpace: that is so.
     """
-    free = shutil.disk_usage(folder).free
+    disk = os.statvfs(folder)
+    free = disk.f_bavail * disk.f_frsize
     if free < minimum:
         raise NoSpace(problem=f"{free} bytes are free, MIN_FREE_DISK is {minimum}")
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
@@ -17,13 +19,14 @@ _PARAMETER = re.compile(rb';\s*([\w!#$&+^`|~.-]+\*?)\s*=\s*(?:"((?:[^"\\]|\\.)*)
 _ENCODED: Final = {"%22": '"', "%0d": "\r", "%0a": "\n"}
 
 
-def read_disposition(header: bytes) -> dict[str, str]:
+@lru_cache(maxsize=256)
+def read_disposition(header: bytes) -> Mapping[str, str]:
     """The parameters of a Content-Disposition: `name`, and `filename` where the part is a file.
 
     In a plain `filename` `%22`, `%0D` and `%0A` are decoded as browsers encode them, and nothing
     else; `\\"` and `\\\\` are the escapes of a quoted string. `filename*` counts where there is no
     plain one. A name that is not UTF-8 keeps its odd bytes as surrogates, for check_name to
-    refuse.
+    refuse. The last ones are kept: a portal's uploads have the same again and again.
     """
     found: dict[str, str] = {}
     for key, quoted, bare in _PARAMETER.findall(header):
@@ -37,7 +40,7 @@ def read_disposition(header: bytes) -> dict[str, str]:
         # charset'language'value (RFC 8187, 3.2)
         value = found["filename*"].split("'", 2)[-1]
         found["filename"] = unquote_to_bytes(value).decode(errors="surrogateescape")
-    return found
+    return MappingProxyType(found)
 
 
 def write_disposition(name: str) -> str:

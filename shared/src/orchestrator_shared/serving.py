@@ -2,12 +2,13 @@
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -47,7 +48,7 @@ def parser(program: str, purpose: str) -> argparse.ArgumentParser:
 
 def set_up_log(level: str) -> None:
     """One line to stderr per event; requests only at debug."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Gathering(sys.stderr)
     handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Nobody asks where a line came from, and to find out takes as long as to write it
@@ -63,11 +64,44 @@ def set_up_log(level: str) -> None:
         logging.getLogger("aiohttp.server").addFilter(_is_ours)
 
 
+class _Gathering(logging.StreamHandler[TextIO]):
+    """Writes the lines of one turn of the event loop together: a commit may have hundreds."""
+
+    _lines: str = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it at the end of the turn; at once where there is no loop."""
+        waiting, line = bool(self._lines), self.format(record) + self.terminator
+        self._lines += line
+        if not waiting:
+            try:
+                asyncio.get_running_loop().call_soon(self.flush)
+            except RuntimeError:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+        with self.lock or contextlib.nullcontext():
+            lines, self._lines = self._lines, ""
+            if lines:
+                self.stream.write(lines)
+            super().flush()
+
+
 class _Lines(logging.Formatter):
-    """Works out the time of the day once a second: a burst has thousands of lines in one."""
+    """Each line of a message has its time and level. The time of the day is worked out once a
+    second: a burst has thousands of lines in one."""
 
     _second = 0
     _text = ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As the default has it, but for more than one line."""
+        text = super().format(record)
+        if "\n" in record.message and not record.exc_info:
+            head = text.removesuffix(record.message)
+            text = text.replace("\n", "\n" + head)
+        return text
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         """As the default has it."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
+import aiohttp
 from aiohttp import web
 from aiohttp.helpers import parse_mimetype
 from python_multipart.exceptions import FormParserError
@@ -277,14 +278,11 @@ async def receive_upload(
     receiver = _Receiver(folder / f"upload-{next(_numbers)}", limit, inline_limit)
     try:
         parser = _parser(request, receiver)
-        while True:
-            async with asyncio.timeout(SILENCE_LIMIT):
-                chunk = await request.content.readany()
-            if not chunk:
-                break
-            parser.write(chunk)
-            if receiver.spilled and receiver.pending >= WRITE_SIZE:
-                await asyncio.to_thread(receiver.flush)
+        if request.content.is_eof():
+            # A small one has arrived as a whole: nothing is waited for.
+            parser.write(request.content.read_nowait())
+        else:
+            await _parse(request.content, parser, receiver)
         if not receiver.finished:
             raise BadUpload(problem="its multipart body is cut short")
         if receiver.spilled:
@@ -303,6 +301,20 @@ async def receive_upload(
             raise BadUpload(problem=f"its body is not well-formed HTTP ({error})") from error
         raise
     return receiver.upload
+
+
+async def _parse(
+    content: aiohttp.StreamReader, parser: MultipartParser, receiver: _Receiver
+) -> None:
+    """Parse what arrives, and write it where it is much."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(SILENCE_LIMIT) as silence:
+        while chunk := await content.readany():
+            parser.write(chunk)
+            if receiver.spilled and receiver.pending >= WRITE_SIZE:
+                silence.reschedule(None)
+                await asyncio.to_thread(receiver.flush)
+            silence.reschedule(loop.time() + SILENCE_LIMIT)
 
 
 def split_inline(files: Iterable[tuple[str, int]], body: bytes) -> Iterator[tuple[str, bytes]]:

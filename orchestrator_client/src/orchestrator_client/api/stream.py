@@ -10,7 +10,7 @@ from aiohttp import web
 from orchestrator_client.api.claims import check_limit, check_number, read_claim
 from orchestrator_client.keys import CLEANER, INTAKE, STOPPING, STREAMS
 from orchestrator_client.streams import Stream, close_stream
-from orchestrator_client.workdir import FEW_FILES, Claim
+from orchestrator_client.workdir import Claim
 from orchestrator_shared.answers import NO_SPACE
 from orchestrator_shared.digests import check_digest
 from orchestrator_shared.errands import Errands
@@ -27,6 +27,7 @@ from orchestrator_shared.frames import unpack_frame
 from orchestrator_shared.messages import Acknowledge, HandBack, List, Refusal, Submit
 from orchestrator_shared.multipart import check_name
 from orchestrator_shared.protocol import FRAME_LIMIT, H_SERVER, service_name
+from orchestrator_shared.small_archive import FEW_FILES
 from orchestrator_shared.uploads import split_inline, write_inline
 
 log = logging.getLogger(__name__)

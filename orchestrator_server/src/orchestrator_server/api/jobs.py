@@ -15,7 +15,7 @@ from orchestrator_server.api.parameters import (
     read_query,
     read_wait,
 )
-from orchestrator_server.api.record import at, record, status_header
+from orchestrator_server.api.record import at, json_answer, record, status_header
 from orchestrator_server.keys import RECORDS, WATCHERS
 from orchestrator_server.store.database import Row
 from orchestrator_server.store.job import Job
@@ -39,7 +39,7 @@ async def job(request: web.Request) -> web.Response:
     shown = record(request, details)
     if query["inputs"]:
         shown["inputs"] = await _inputs(request, details.job)
-    return web.json_response(shown, headers=status_header(details.job))
+    return json_answer(shown, headers=status_header(details.job))
 
 
 async def _inputs(request: web.Request, job: Job) -> list[dict[str, Any]] | None:
@@ -74,12 +74,8 @@ async def jobs(request: web.Request) -> web.Response:
     limit, after = query.pop("limit"), query.pop("after", None)
     found = await request.app[RECORDS].page(query, limit + 1, after)
     page = found[:limit]
-    return web.json_response(
-        {
-            "jobs": [record(request, details) for details in page],
-            "next": page[-1].job.id if len(found) > limit else None,
-        }
-    )
+    following = page[-1].job.id if len(found) > limit else None
+    return json_answer({"jobs": [record(request, details) for details in page], "next": following})
 
 
 @describe(
@@ -103,7 +99,8 @@ async def events(request: web.Request) -> web.Response:
             left = end - time.monotonic()
             if found or left <= 0 or not await watch.next(left):
                 break
-    return web.json_response({"events": [_event(row) for row in found], "next": position})
+    events = [_event(row) for row in found]
+    return json_answer({"events": events, "next": position})
 
 
 def _event(row: Row) -> dict[str, Any]:

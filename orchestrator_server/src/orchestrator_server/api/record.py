@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import msgspec
 from aiohttp import web
 
 from orchestrator_server.keys import CONFIG, FILES, POOL
@@ -11,7 +12,6 @@ from orchestrator_server.queue.waiting import explain
 from orchestrator_server.store.job import Job
 from orchestrator_server.store.records import JobDetails
 from orchestrator_shared.answers import answer
-from orchestrator_shared.portal import JobSchema
 from orchestrator_shared.protocol import H_JOB_STATUS
 from orchestrator_shared.status import TERMINAL, Status
 
@@ -29,11 +29,17 @@ _MESSAGES: Mapping[Status, str] = {
     Status.CLEANED: "The job's files have been removed.",
 }
 
-#: Made once: making a schema copies all its fields.
-_RECORD: Final = JobSchema()
-
 #: The last moment of the year 9999 (seconds since 1970): no later one can be written.
 _LAST: Final = 253_402_300_799.0
+
+
+def json_answer(
+    values: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """An answer in JSON; that of aiohttp takes three times as long."""
+    kind = {"Content-Type": "application/json; charset=utf-8"}
+    body = msgspec.json.encode(values)
+    return web.Response(body=body, status=status, headers={**kind, **(headers or {})})
 
 
 def at(time: float | None) -> str | None:
@@ -66,7 +72,7 @@ def summary(request: web.Request, job: Job) -> dict[str, Any]:
         "user_id": job.user_id,
         "service": job.service,
         "status": job.status.value,
-        "loc": str(request.app[FILES].loc(job.folder)),
+        "loc": f"{request.app[FILES].jobs}/{job.folder}",
         "dest_id": str(job.payload) if job.payload is not None else "",
         "message": message(job),
     }
@@ -81,32 +87,29 @@ def record(request: web.Request, details: JobDetails) -> dict[str, Any]:
     waiting = None
     if details.queue is not None:
         waiting = explain(details, pool.limits(job.service), pool.view(job.service))
-    shown: dict[str, Any] = _RECORD.dump(
-        {
-            **summary(request, job),
-            "ref": job.ref,
-            "version": job.version,
-            "created_at": at(job.created_at),
-            "started_at": at(job.started_at),
-            "ended_at": at(job.ended_at),
-            "expires_at": at(job.ended_at + max_age) if job.ended_at is not None else None,
-            "attempt": job.attempt,
-            "client": job.client,
-            "exit_code": job.exit_code,
-            "fault": job.fault,
-            "reason": job.reason,
-            "stderr_tail": job.stderr_tail,
-            "wall_s": job.wall_s,
-            "cpu_s": job.cpu_s,
-            "max_rss": job.max_rss,
-            "input_bytes": job.input_bytes,
-            "result_bytes": job.result_bytes,
-            "kill_requested": bool(job.kill_requested),
-            "history": [{**dict(row), "at": at(row["at"])} for row in details.history],
-            "waiting": waiting,
-        }
-    )
-    return shown
+    return {
+        **summary(request, job),
+        "ref": job.ref,
+        "version": job.version,
+        "created_at": at(job.created_at),
+        "started_at": at(job.started_at),
+        "ended_at": at(job.ended_at),
+        "expires_at": at(job.ended_at + max_age) if job.ended_at is not None else None,
+        "attempt": job.attempt,
+        "client": job.client,
+        "exit_code": job.exit_code,
+        "fault": job.fault,
+        "reason": job.reason,
+        "stderr_tail": job.stderr_tail,
+        "wall_s": job.wall_s,
+        "cpu_s": job.cpu_s,
+        "max_rss": job.max_rss,
+        "input_bytes": job.input_bytes,
+        "result_bytes": job.result_bytes,
+        "kill_requested": bool(job.kill_requested),
+        "history": [{**dict(row), "at": at(row["at"])} for row in details.history],
+        "waiting": waiting,
+    }
 
 
 def status_header(job: Job) -> dict[str, str]:

@@ -9,11 +9,10 @@ from aiohttp import hdrs, web
 
 from orchestrator_server.api.describe import describe
 from orchestrator_server.api.parameters import MOST
-from orchestrator_server.api.record import status_header, summary
-from orchestrator_server.keys import CONFIG, FILES, JOBS, RECORDS, SENDER
+from orchestrator_server.api.record import json_answer, status_header, summary
+from orchestrator_server.keys import CONFIG, FILES, JOBS, RECORDS, ROOM, SENDER
 from orchestrator_server.store.job import Job
 from orchestrator_shared.errors import BadUpload
-from orchestrator_shared.folders import check_free_disk
 from orchestrator_shared.portal import UploadedSchema
 from orchestrator_shared.protocol import service_name
 from orchestrator_shared.uploads import Upload, receive_upload
@@ -23,7 +22,6 @@ log = logging.getLogger(__name__)
 H_KEY: Final = "Idempotency-Key"
 REF_LIMIT: Final = 200
 KEY_LIMIT: Final = 255
-_UPLOADED: Final = UploadedSchema()
 
 _PARAMETERS: Final[list[dict[str, Any]]] = [
     {
@@ -89,8 +87,7 @@ async def upload(request: web.Request) -> web.Response:
     """POST /upload."""
     config, files = request.app[CONFIG], request.app[FILES]
     key = _idempotency_key(request)
-    for folder in (config.data_path, config.db_path.parent):
-        check_free_disk(folder, config.min_free_disk)
+    request.app[ROOM].check()
     received = await receive_upload(request, files.tmp, config.max_upload_size)
     try:
         job, new = await _insert(request, received, key)
@@ -98,9 +95,7 @@ async def upload(request: web.Request) -> web.Response:
         if received.folder is not None:
             await asyncio.to_thread(received.discard)
     headers = {hdrs.LOCATION: f"/jobs/{job.id}", **status_header(job)}
-    return web.json_response(
-        _UPLOADED.dump(summary(request, job)), status=201 if new else 200, headers=headers
-    )
+    return json_answer(summary(request, job), 201 if new else 200, headers)
 
 
 async def _insert(request: web.Request, received: Upload, key: str | None) -> tuple[Job, bool]:

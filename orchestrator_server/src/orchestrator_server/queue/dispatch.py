@@ -2,14 +2,14 @@
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from orchestrator_server.store.job import Job
 from orchestrator_server.store.queries import sql
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(Struct, frozen=True):
     """A client that takes jobs: its slots, and how many of them others have taken."""
 
     instance: str
@@ -20,8 +20,7 @@ class Offer:
     load: float
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """The quotas of a service, in jobs."""
 
     runs_per_user: int
@@ -44,13 +43,13 @@ def dispatch(
     the one with the lowest load. `reachable` are the clients that answer: jobs at others count in
     no max_runs. Each decision reads a few index entries, however long the queue is.
     """
-    taken = {row["instance"]: row["active"] for row in connection.execute(sql("client_loads"))}
-    free = {o.instance: o.slots - o.others - taken.get(o.instance, 0) for o in offers}
-    active = sum(
-        row["active"]
-        for row in connection.execute(sql("service_loads"), {"service": service})
-        if row["instance"] in reachable
-    )
+    free = {offer.instance: offer.slots - offer.others for offer in offers}
+    active = 0
+    for instance, its_service, jobs in connection.execute(sql("loads")):
+        if instance in free:
+            free[instance] -= jobs
+        if its_service == service and instance in reachable:
+            active += jobs
     sent: list[Job] = []
     while active < limits.max_runs:
         best = max(offers, key=lambda offer: (free[offer.instance], -offer.load), default=None)
@@ -86,12 +85,6 @@ def _gone(connection: sqlite3.Connection, service: str) -> tuple[int | None, str
 
 def _next(connection: sqlite3.Connection, service: str, runs_per_user: int) -> int | None:
     """The job whose turn it is; None if every user with Queued jobs is at the limit."""
-    user = connection.execute(
-        sql("next_user"), {"service": service, "runs_per_user": runs_per_user}
-    ).fetchone()
-    if user is None:
-        return None
-    job: int = connection.execute(
-        sql("next_job"), {"service": service, "user_id": user["user_id"]}
-    ).fetchone()["id"]
-    return job
+    values = {"service": service, "runs_per_user": runs_per_user}
+    row = connection.execute(sql("next_job"), values).fetchone()
+    return row["id"] if row else None

@@ -2,6 +2,7 @@
 longer be promised. After a failed fsync nobody knows what a second one would mean, so
 the restart begins with what is there."""
 
+import logging
 import os
 import sys
 from typing import NoReturn
@@ -18,6 +19,7 @@ class DiskBroken(StartError):
 
 def give_up(error: StartError) -> NoReturn:
     """End the process at once, with a line that says why."""
+    logging.shutdown()
     sys.stderr.write(f"orch-server: {error}\n")
     sys.stderr.flush()
     os._exit(error.exit_code)

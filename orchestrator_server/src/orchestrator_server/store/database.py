@@ -1,4 +1,4 @@
-"""The database: one writer that commits in groups, readers of their own, and its migrations."""
+"""The database: one connection that writes, and commits in groups, and readers of their own."""
 
 import asyncio
 import contextlib
@@ -9,14 +9,23 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from msgspec import Struct
+
 from orchestrator_server.store.broken import give_up
-from orchestrator_server.store.copies import copy_database
-from orchestrator_server.store.queries import migrations, sql
-from orchestrator_shared.errors import NoSpace, StartError, Unavailable
+from orchestrator_server.store.connection import (
+    BUSY_TIMEOUT,
+    DAMAGED,
+    StoreUnusable,
+    connect,
+    error_code,
+    migrate,
+    unusable,
+)
+from orchestrator_server.store.queries import sql
+from orchestrator_shared.errors import NoSpace, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -24,129 +33,33 @@ T = TypeVar("T")
 Step = Callable[[sqlite3.Connection], T]
 Row = sqlite3.Row
 
-#: How long a statement waits while somebody else locks the database (seconds).
-BUSY_TIMEOUT: Final = 15.0
 #: The most steps that one transaction commits together.
 GROUP_LIMIT: Final = 256
 READERS: Final = 2
 #: How long a step that nobody waits for is held back (seconds).
 HOLD: Final = 0.02
-#: How often the writer looks whether the lock of somebody else is gone (seconds).
+#: How often it is looked whether the lock of somebody else is gone (seconds).
 BUSY_LOOK: Final = 0.02
 
 
-#: What SQLite says where the content of a database makes no sense.
-_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-class StoreUnusable(StartError):
-    """The database {path} cannot be used: {problem}"""
-
-    exit_code = 3
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection as all of ours are: transactions begun by hand, every commit durable."""
-    connection = sqlite3.connect(
-        path,
-        timeout=BUSY_TIMEOUT,
-        isolation_level=None,
-        check_same_thread=False,
-        cached_statements=256,
-    )
-    connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    # What is kept to undo a single step needs no file: that takes longer than the step.
-    connection.execute("PRAGMA temp_store = MEMORY")
-    return connection
-
-
-def damaged(path: Path, problem: object) -> StoreUnusable:
-    """What a damaged database is refused with, and the way out."""
-    return StoreUnusable(
-        path=path,
-        problem=f"{problem}. It is damaged: move it and DATA_PATH away, then restore a backup "
-        "(orch-server restore DIR).",
-    )
-
-
-def unusable(path: Path, error: Exception) -> StoreUnusable:
-    """What an error of SQLite says of a database that cannot be used."""
-    if _code(error) in _DAMAGED:
-        return damaged(path, error)
-    return StoreUnusable(path=path, problem=f"{error}.")
-
-
-def check_version(connection: sqlite3.Connection, path: Path) -> int:
-    """The version of the schema that a database has.
-
-    Raises:
-        StoreUnusable: the database was written by a newer version of this program.
-    """
-    known = len(migrations())
-    present: int
-    (present,) = connection.execute("PRAGMA user_version").fetchone()
-    if present > known:
-        raise StoreUnusable(
-            path=path,
-            problem=f"its schema has version {present}, this program knows up to {known}; "
-            "install the version that wrote it, or a newer one.",
-        )
-    return present
-
-
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the schema up to date in one transaction; what was there before is kept as a copy.
-
-    Raises:
-        StoreUnusable: the database was written by a newer version, or cannot be copied.
-    """
-    present, known = check_version(connection, path), migrations()
-    if present == len(known):
-        return
-    if present > 0:
-        before = path.with_name(f"{path.name}.before-{len(known)}")
-        try:
-            copy_database(connection, before)
-        except (OSError, sqlite3.Error) as error:
-            raise StoreUnusable(
-                path=path,
-                problem=f"before its schema goes from version {present} to {len(known)} it is "
-                f"copied to {before}, which failed: {error}.",
-            ) from error
-    missing = "\n".join(known[present:])
-    connection.executescript(
-        f"BEGIN IMMEDIATE;\n{missing}\nPRAGMA user_version = {len(known)};\nCOMMIT;"
-    )
-
-
-def _code(error: Exception) -> int:
-    """The primary result code of SQLite; 0 where it is not SQLite's."""
-    code: int = getattr(error, "sqlite_errorcode", 0)
-    return code & 0xFF
-
-
 def _is_busy(error: Exception) -> bool:
-    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return error_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def _translate(error: sqlite3.Error) -> Exception:
-    """What an error of SQLite means to a caller."""
+def _translate(error: Exception) -> Exception:
+    """What an error means to a caller, if it is one of SQLite."""
     if _is_busy(error):
         return Unavailable(problem="somebody else locks the database")
-    if _code(error) == sqlite3.SQLITE_FULL:
+    if error_code(error) == sqlite3.SQLITE_FULL:
         return NoSpace(problem="the disk of the database is full")
     return error
 
 
 def _is_fatal(error: Exception) -> bool:
-    return _code(error) in (sqlite3.SQLITE_IOERR, *_DAMAGED)
+    return error_code(error) in (sqlite3.SQLITE_IOERR, *DAMAGED)
 
 
-@dataclass(frozen=True, slots=True)
-class _Write:
+class _Write(Struct, frozen=True):
     """A step that waits for the writer, who waits for its outcome, since when, and what follows."""
 
     step: Step[Any]
@@ -165,9 +78,9 @@ _NOTHING: Final[Mapping[str, Step[Any]]] = {}
 class Database:
     """All access to the database of one server.
 
-    A *step* is a plain function of a connection. `write` hands it to the one thread that owns the
-    write connection: it commits what has gathered meanwhile in one transaction, where a step that
-    fails undoes nothing but itself, and answers each caller after the commit. `read` runs it in a
+    A *step* is a plain function of a connection. `write` takes it into the transaction of all that
+    has gathered meanwhile, where a step that fails undoes nothing but itself; steps are run in the
+    event loop, one thread commits, and each caller is answered after that. `read` runs a step in a
     thread with a connection of its own, and sees everything that was committed before.
     """
 
@@ -175,15 +88,21 @@ class Database:
         """`on_commit` is called in the event loop."""
         self._path = path
         self._on_commit = on_commit
-        self._steps: queue.SimpleQueue[list[_Write] | None] = queue.SimpleQueue()
-        self._held: list[_Write] = []
+        #: What waits for the next transaction, and whether any of it is to be committed soon.
+        self._gathered: list[_Write] = []
+        self._soon = False
+        self._turn: asyncio.Handle | None = None
         self._holding: asyncio.TimerHandle | None = None
+        #: The transaction that is being committed.
+        self._open: _Transaction | None = None
+        self._commits: queue.SimpleQueue[_Transaction | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._settled = asyncio.Event()
         self._local = threading.local()
         self._readers: ThreadPoolExecutor | None = None
         self._reading: list[sqlite3.Connection] = []
         self._writing: sqlite3.Connection | None = None
-        self._hurried = threading.Event()
+        self._hurried = False
         self._last_seq = 0
 
     async def open(self) -> None:
@@ -196,24 +115,33 @@ class Database:
         try:
             self._writing = connect(self._path)
             migrate(self._writing, self._path)
-            self._writing.execute("PRAGMA busy_timeout = 0")  # _begin() waits
+            self._writing.execute("PRAGMA busy_timeout = 0")  # _transact() waits
             self._last_seq = self._writing.execute(sql("last_event")).fetchone()["seq"]
+            self._looking = connect(self._path)
+            self._looking.execute("PRAGMA query_only = ON")
+            self._looking.execute("PRAGMA busy_timeout = 0")  # look() reads elsewhere instead
+            self._reading.append(self._looking)
         except sqlite3.Error as error:
             raise StoreUnusable(path=self._path, problem=f"{error}.") from error
         self._readers = ThreadPoolExecutor(READERS, "reader")
-        self._thread = threading.Thread(target=self._write_all, name="writer", daemon=True)
+        self._thread = threading.Thread(
+            target=self._commit_all, args=(self._writing,), name="writer", daemon=True
+        )
         self._thread.start()
 
     def hurry(self) -> None:
         """Wait for nobody's lock any more: what cannot be written at once is refused."""
-        self._hurried.set()
+        self._hurried = True
 
     async def close(self) -> None:
-        """Commit what has been handed over, and disconnect."""
+        """Commit what has gathered, and disconnect."""
         if self._thread is not None and self._readers is not None:
             self.hurry()
-            self._hand_over()
-            self._steps.put(None)
+            while self._gathered or self._open:
+                self._settled.clear()
+                self._wake()
+                await self._settled.wait()
+            self._commits.put(None)
             await asyncio.to_thread(self._thread.join)
             await asyncio.to_thread(self._readers.shutdown)
             for connection in self._reading:
@@ -234,27 +162,35 @@ class Database:
         is one commit instead of three.
 
         `then` are steps by name that follow in the same transaction, each once, whoever named it.
+        A step may run twice: where another one fails, all of its transaction are taken again.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        self._held.append(_Write(step, future, time.monotonic(), then))
+        self._gathered.append(_Write(step, future, time.monotonic(), then))
         if soon:
-            self._hand_over()
+            self._wake()
         elif self._holding is None:
-            self._holding = self._loop.call_later(HOLD, self._hand_over)
+            self._holding = self._loop.call_later(HOLD, self._wake)
         return future
 
-    def _hand_over(self) -> None:
-        """Give the writer what was held back, in order and as one."""
-        if self._holding is not None:
-            self._holding.cancel()
-            self._holding = None
-        if self._held:
-            self._steps.put(self._held)
-            self._held = []
+    def _wake(self) -> None:
+        """Begin the next transaction with all that comes in this turn of the loop."""
+        self._soon = True
+        if self._turn is None and self._open is None:
+            self._turn = self._loop.call_soon(self._transact)
 
     async def read(self, step: Step[T]) -> T:
         """Run a step that only reads; all its statements see the same state."""
         return await self._loop.run_in_executor(self._readers, self._read, step)
+
+    async def look(self, step: Step[T]) -> T:
+        """Likewise, for a step that reads a few rows by their keys: right here, which takes less
+        time than to have a thread do it. Where that would have to wait it is a `read`."""
+        try:
+            return self._read_with(self._looking, step)
+        except sqlite3.Error as error:
+            if not _is_busy(error):
+                raise self._seen(error) from error
+        return await self.read(step)
 
     @property
     def problem(self) -> str | None:
@@ -275,85 +211,81 @@ class Database:
 
     def _read(self, step: Step[T]) -> T:
         try:
-            connection = self._reader()
-            connection.execute("BEGIN")
-            try:
-                return step(connection)
-            finally:
-                connection.execute("ROLLBACK")
+            return self._read_with(self._reader(), step)
         except sqlite3.Error as error:
-            if _code(error) in _DAMAGED:
-                give_up(unusable(self._path, error))
-            raise _translate(error) from error
+            raise self._seen(error) from error
 
-    def _write_all(self) -> None:
-        """The life of the writer: gather, commit, answer."""
-        while (first := self._steps.get()) is not None:
-            group = first
-            stop = False
-            while len(group) < GROUP_LIMIT:
-                try:
-                    item = self._steps.get_nowait()
-                except queue.Empty:
-                    break
-                if item is None:
-                    stop = True
-                    break
-                group += item
-            self._commit(group)
-            if stop:
-                return
-
-    def _commit(self, group: list[_Write]) -> None:
-        connection = self._writing
-        assert connection is not None  # noqa: S101 - open() set it before the thread began
-        followed: list[str] = []
-        changes: list[Row] = []
+    @staticmethod
+    def _read_with(connection: sqlite3.Connection, step: Step[T]) -> T:
+        connection.execute("BEGIN")
         try:
-            self._begin(connection, group[0].since + BUSY_TIMEOUT)
-            outcomes = self._take_all(connection, group)
-            for name, step in {n: s for write in group for n, s in write.then.items()}.items():
-                _, error = self._take(connection, step)
-                if error is None:
-                    followed.append(name)
-            changes = connection.execute(sql("changes_since"), {"after": self._last_seq}).fetchall()
-            connection.execute("COMMIT")
+            return step(connection)
+        finally:
+            connection.execute("ROLLBACK")
+
+    def _seen(self, error: sqlite3.Error) -> Exception:
+        """What an error of SQLite means to who reads."""
+        if error_code(error) in DAMAGED:
+            give_up(unusable(self._path, error))
+        return _translate(error)
+
+    # --- a transaction
+
+    def _transact(self) -> None:
+        """Take what has gathered into a transaction, and have it committed.
+
+        The steps run here, as they take microseconds: in a thread of their own they and the event
+        loop spend as much time on waiting for each other. What may take long is the commit.
+        """
+        self._turn = None
+        connection, group = self._writing, self._gathered[:GROUP_LIMIT]
+        if self._open is not None or connection is None or not group:
+            return
+        if self._holding is not None:
+            self._holding.cancel()
+            self._holding = None
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            transaction = self._take_group(connection, group)
         except Exception as error:
             if _is_fatal(error):
                 give_up(unusable(self._path, error))
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            failure = _translate(error) if isinstance(error, sqlite3.Error) else error
-            outcomes = [(write.future, None, failure) for write in group]
-            changes = []
-        if changes:
-            self._last_seq = changes[-1]["seq"]
-        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
-            self._loop.call_soon_threadsafe(self._answer, outcomes, changes, followed)
-
-    def _begin(self, connection: sqlite3.Connection, deadline: float) -> None:
-        """Begin a transaction; while somebody else locks the database, wait in sight of the end."""
-        while True:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
+            overdue = time.monotonic() > group[0].since + BUSY_TIMEOUT
+            if _is_busy(error) and not overdue and not self._hurried:
+                # Somebody else locks the database.
+                self._turn = self._loop.call_later(BUSY_LOOK, self._transact)
                 return
-            except sqlite3.OperationalError as error:
-                if not _is_busy(error) or time.monotonic() > deadline:
-                    raise
-                if self._hurried.wait(BUSY_LOOK):
-                    raise
+            transaction = _Transaction([(write.future, None, error) for write in group], [], [])
+            self._gathered = self._gathered[len(group) :]
+            self._finish(transaction)
+            return
+        self._gathered = self._gathered[len(group) :]
+        self._soon = bool(self._gathered)
+        self._open = transaction
+        self._commits.put(transaction)
 
-    def _take_all(self, connection: sqlite3.Connection, group: Sequence[_Write]) -> list[_Outcome]:
+    def _take_group(
+        self, connection: sqlite3.Connection, group: Sequence[_Write]
+    ) -> "_Transaction":
         """All steps of a transaction, as if none could fail: to be ready to undo each takes as long
         as the steps. If one does fail, all are undone, and taken again one by one."""
         try:
-            return [(write.future, write.step(connection), None) for write in group]
+            outcomes: list[_Outcome] = [(w.future, w.step(connection), None) for w in group]
         except Exception as error:
             if _is_fatal(error) or not connection.in_transaction:
                 raise
-        connection.execute("ROLLBACK")
-        self._begin(connection, group[0].since + BUSY_TIMEOUT)
-        return [(write.future, *self._take(connection, write.step)) for write in group]
+            connection.execute("ROLLBACK")
+            connection.execute("BEGIN IMMEDIATE")
+            outcomes = [(write.future, *self._take(connection, write.step)) for write in group]
+        followed = []
+        for name, step in {n: s for write in group for n, s in write.then.items()}.items():
+            _, failure = self._take(connection, step)
+            if failure is None:
+                followed.append(name)
+        changes = connection.execute(sql("changes_since"), {"after": self._last_seq}).fetchall()
+        return _Transaction(outcomes, changes, followed)
 
     def _take(self, connection: sqlite3.Connection, step: Step[T]) -> tuple[Any, Exception | None]:
         """One step in its savepoint: its value, or what it raised."""
@@ -365,22 +297,50 @@ class Database:
                 raise
             connection.execute("ROLLBACK TO step")
             connection.execute("RELEASE step")
-            return None, _translate(error) if isinstance(error, sqlite3.Error) else error
+            return None, error
         connection.execute("RELEASE step")
         return value, None
 
-    def _answer(
-        self,
-        outcomes: Sequence[_Outcome],
-        changes: list[Row],
-        followed: Collection[str],
-    ) -> None:
-        for future, value, error in outcomes:
+    def _commit_all(self, connection: sqlite3.Connection) -> None:
+        """The life of the writer: commit what it is given."""
+        while (transaction := self._commits.get()) is not None:
+            try:
+                connection.execute("COMMIT")
+            except Exception as error:
+                if _is_fatal(error):
+                    give_up(unusable(self._path, error))
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                transaction = transaction.failed(error)
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+                self._loop.call_soon_threadsafe(self._finish, transaction)
+
+    def _finish(self, transaction: "_Transaction") -> None:
+        """It is durable, or has failed: answer, tell, and go on with what came meanwhile."""
+        self._open = None
+        if transaction.changes:
+            self._last_seq = transaction.changes[-1]["seq"]
+        for future, value, error in transaction.outcomes:
             if future.done():  # its caller has gone
                 continue
             if error is None:
                 future.set_result(value)
             else:
-                future.set_exception(error)
-        if changes:
-            self._on_commit(changes, followed)
+                future.set_exception(_translate(error))
+        if transaction.changes:
+            self._on_commit(transaction.changes, transaction.followed)
+        if self._gathered and self._soon:
+            self._wake()
+        self._settled.set()
+
+
+class _Transaction(Struct, frozen=True):
+    """What the steps of a transaction came to, what it has changed, and what followed."""
+
+    outcomes: list[_Outcome]
+    changes: list[Row]
+    followed: list[str]
+
+    def failed(self, error: Exception) -> "_Transaction":
+        """The same, of which nothing was committed."""
+        return _Transaction([(future, None, error) for future, *_ in self.outcomes], [], [])

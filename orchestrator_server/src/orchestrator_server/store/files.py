@@ -39,10 +39,10 @@ class Files:
             SettingError: DATA_PATH cannot be written.
         """
         self.data_path = data_path
-        self._jobs, self._orphans, tmp = (data_path / name for name in FOLDERS)
+        self.jobs, self._orphans, tmp = (data_path / name for name in FOLDERS)
         self.tmp = tmp / secrets.token_hex(8)
         try:
-            for folder in (self._jobs, self._orphans, self.tmp):
+            for folder in (self.jobs, self._orphans, self.tmp):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for old in self.tmp.parent.iterdir():
                 if old != self.tmp:
@@ -55,20 +55,21 @@ class Files:
 
     @staticmethod
     def new_folder() -> str:
-        """A name for the folder of a job, never used before."""
-        return secrets.token_hex(16)
+        """A name for the folder of a job, never used before. It begins with the time, so that
+        those of many uploads stand side by side in the index."""
+        return f"{time.time_ns():016x}{secrets.token_hex(8)}"
 
     def loc(self, folder: str) -> Path:
         """Where the files of a job lie, where they are files of their own."""
-        return self._jobs / folder
+        return self.jobs / folder
 
     def input_folder(self, folder: str) -> Path:
         """Where its uploaded files lie."""
-        return self._jobs / folder / "input"
+        return self.jobs / folder / "input"
 
     def result(self, folder: str, file: str) -> Path:
         """A result of a job."""
-        return self._jobs / folder / file
+        return self.jobs / folder / file
 
     def keep_input(self, upload: Upload, folder: str) -> None:
         """Move the files of an upload to their place; once this returns they are durable."""
@@ -80,7 +81,7 @@ class Files:
             place.mkdir(mode=0o700)
             upload.folder.rename(place / "input")
             fsync_folder(place)
-            fsync_folder(self._jobs)
+            fsync_folder(self.jobs)
 
     def check_input(self, folder: str, sizes: Iterable[tuple[str, int]]) -> None:
         """Look whether the files of a job are there, as long as they were.
@@ -127,7 +128,7 @@ class Files:
             place.mkdir(mode=0o700, exist_ok=True)
             fetched.replace(place / name)
             fsync_folder(place)
-            fsync_folder(self._jobs)
+            fsync_folder(self.jobs)
         return name
 
     @contextlib.contextmanager
@@ -148,7 +149,7 @@ class Files:
         limit = time.time() - older_than
         return [
             entry.name
-            for entry in self._jobs.iterdir()
+            for entry in self.jobs.iterdir()
             if len(entry.name) == 32 and _touched_before(entry, limit)
         ]
 
@@ -156,7 +157,7 @@ class Files:
         """Move folders that no record owns to `orphans/`."""
         for folder in folders:
             with contextlib.suppress(FileNotFoundError):  # its job was cleaned just now
-                (self._jobs / folder).replace(self._orphans / folder)
+                (self.jobs / folder).replace(self._orphans / folder)
                 (self._orphans / folder).touch()
                 log.warning("%s belongs to no job: moved to %s", folder, self._orphans)
 

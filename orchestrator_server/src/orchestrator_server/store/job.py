@@ -1,6 +1,6 @@
 """A job as its row has it, and what belongs to it."""
 
-from dataclasses import dataclass
+from typing import Any
 
 from msgspec import Struct
 
@@ -20,33 +20,49 @@ class Job(Struct, frozen=True):
     ended_as: str | None
     version: int
     folder: str
-    attempt: int
-    floor: int
-    lost: int
-    spared: int
-    instance: str | None
-    start: str | None
-    client: str | None
-    payload: int | None
-    created_at: float
-    changed_at: float
-    started_at: float | None
-    ended_at: float | None
-    exit_code: int | None
-    fault: str | None
-    reason: str | None
-    cleaned_because: str | None
-    stderr_tail: str | None
-    wall_s: float | None
-    cpu_s: float | None
-    max_rss: int | None
-    input_bytes: int
-    kill_requested: int
-    delete_requested: int
-    handover: int
-    idempotency_key: str | None
-    input_digest: str | None
+    attempt: int = 0
+    floor: int = 0
+    lost: int = 0
+    spared: int = 0
+    instance: str | None = None
+    start: str | None = None
+    client: str | None = None
+    payload: int | None = None
+    created_at: float = 0.0
+    changed_at: float = 0.0
+    started_at: float | None = None
+    ended_at: float | None = None
+    exit_code: int | None = None
+    fault: str | None = None
+    reason: str | None = None
+    cleaned_because: str | None = None
+    stderr_tail: str | None = None
+    wall_s: float | None = None
+    cpu_s: float | None = None
+    max_rss: int | None = None
+    input_bytes: int = 0
+    kill_requested: int = 0
+    delete_requested: int = 0
+    handover: int = 0
+    idempotency_key: str | None = None
+    input_digest: str | None = None
     result_bytes: int | None = None
+
+    @classmethod
+    def new(
+        cls,
+        id: int,
+        *,
+        user_id: int,
+        service: str,
+        ref: str | None,
+        folder: str,
+        now: float,
+        **more: Any,
+    ) -> "Job":
+        """A job as it begins: what `insert_job` makes of these values."""
+        begins = (id, user_id, service, ref, Status.QUEUED, None, 1, folder)
+        return cls(*begins, created_at=now, changed_at=now, **more)
 
     @classmethod
     def from_row(cls, row: Row) -> "Job":
@@ -56,8 +72,7 @@ class Job(Struct, frozen=True):
         return cls(id, user_id, service, ref, Status(status), *rest)
 
 
-@dataclass(frozen=True, slots=True)
-class JobInput:
+class JobInput(Struct, frozen=True):
     """The files of a job: name and size of each, and their bytes in order where they are few."""
 
     files: tuple[File, ...]
@@ -69,8 +84,7 @@ class JobInput:
         return [(file.name, file.size) for file in self.files]
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True):
     """The stored result of a job: a file in its folder, or bytes."""
 
     size: int
@@ -79,8 +93,7 @@ class Result:
     body: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True):
     """How an attempt ended, as its client tells it."""
 
     status: Status

@@ -17,8 +17,7 @@ SELECT name FROM sqlite_master WHERE type = 'table';
 INSERT INTO jobs (user_id, service, ref, status, folder, created_at, changed_at, input_bytes,
                   idempotency_key, input_digest)
     VALUES (:user_id, :service, :ref, 'Queued', :folder, :now, :now, :input_bytes,
-            :idempotency_key, :input_digest)
-    RETURNING *;
+            :idempotency_key, :input_digest);
 
 -- name: insert_input
 INSERT INTO inputs (job, manifest, body) VALUES (:job, :manifest, :body);
@@ -41,16 +40,19 @@ SELECT instance, sum(active) AS active FROM loads WHERE active > 0 GROUP BY inst
 -- name: service_loads
 SELECT instance, active FROM loads WHERE service = :service AND active > 0;
 
--- name: next_user
--- The user with the fewest active jobs; among equals the one served longest ago.
-SELECT user_id, active FROM queues
-    WHERE service = :service AND queued > 0 AND active < :runs_per_user
-    ORDER BY active, served LIMIT 1;
+-- name: loads
+-- Active jobs of every client, service by service.
+SELECT instance, service, active FROM loads WHERE active > 0;
 
 -- name: next_job
--- By the index of the user: the one of all Queued jobs would be walked up to the user's first.
+-- The oldest job of the user with the fewest active jobs, among equals of the one served longest
+-- ago. By the index of the user: that of all Queued jobs would be walked up to the user's first.
 SELECT id FROM jobs INDEXED BY jobs_queued
-    WHERE service = :service AND user_id = :user_id AND status = 'Queued' ORDER BY id LIMIT 1;
+    WHERE service = :service AND status = 'Queued' AND user_id = (
+        SELECT user_id FROM queues
+            WHERE service = :service AND queued > 0 AND active < :runs_per_user
+            ORDER BY active, served LIMIT 1)
+    ORDER BY id LIMIT 1;
 
 -- name: next_handover
 -- The oldest job of a service whose client is gone.

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from orchestrator_server.store.database import Database, Row
@@ -154,7 +155,7 @@ class Records:
         Raises:
             NotFound: there is none, or it is another user's.
         """
-        return await self._database.read(lambda connection: find(connection, id, user_id))
+        return await self._database.look(lambda connection: find(connection, id, user_id))
 
     async def get_result(self, id: int) -> Result | None:
         """The stored result of a job; None if it has none."""
@@ -163,7 +164,7 @@ class Records:
             row = one(connection, "result", job=id)
             return Result(row["size"], row["sha256"], row["file"], row["body"]) if row else None
 
-        return await self._database.read(step)
+        return await self._database.look(step)
 
     async def details(self, id: int, user_id: int | None = None) -> JobDetails:
         """A job with its history, and with what it waits for.
@@ -171,7 +172,16 @@ class Records:
         Raises:
             NotFound: there is none, or it is another user's.
         """
-        return await self._database.read(lambda c: self._details(c, find(c, id, user_id)))
+        # Only of a Queued job it is counted what is ahead, in an index that may be long.
+        step = partial(self._details_of, id=id, user_id=user_id)
+        job = await self.get(id, user_id)
+        queued = job.status is Status.QUEUED
+        return await (self._database.read(step) if queued else self._database.look(step))
+
+    def _details_of(
+        self, connection: sqlite3.Connection, id: int, user_id: int | None
+    ) -> JobDetails:
+        return self._details(connection, find(connection, id, user_id))
 
     async def page(
         self, filters: Mapping[str, Any], limit: int, after: int | None

@@ -5,9 +5,8 @@ import hashlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -20,11 +19,11 @@ from orchestrator_server.store.files import Files
 from orchestrator_server.store.job import End, Job, Result
 from orchestrator_server.store.jobs import Jobs
 from orchestrator_server.store.records import Records
+from orchestrator_server.store.room import Room
 from orchestrator_server.tasks.losses import Losses
 from orchestrator_server.terminating import Terminator
 from orchestrator_shared.errands import Errands
 from orchestrator_shared.errors import ClientUnreachable, NotFound, Transient
-from orchestrator_shared.folders import check_free_disk
 from orchestrator_shared.messages import PackedResult, PayloadState
 from orchestrator_shared.status import ACTIVE, PAYLOAD_ENDED, TERMINAL, PayloadStatus, Status
 from orchestrator_shared.tasks import BackgroundTask
@@ -70,8 +69,7 @@ class Getter:
         losses: Losses,
         terminator: Terminator,
         pool: Pool,
-        disks: Collection[Path],
-        min_free_disk: int,
+        room: Room,
         interval: float,
         plans: Callable[[Iterable[str]], Mapping[str, Step[Any]]],
     ) -> None:
@@ -84,10 +82,11 @@ class Getter:
         self._terminator = terminator
         self._pool = pool
         self._list_at = time.monotonic() + LIST_INTERVAL
-        self._disks = disks
-        self._min_free_disk = min_free_disk
+        self._room = room
         self._plans = plans
         self._getting: set[Key] = set()
+        #: Payloads whose end is here as a whole, and about to be written.
+        self._ending: set[Key] = set()
         self._deferred: dict[Key, _Deferred] = {}
         self._fetches: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(FETCHES)
@@ -122,12 +121,14 @@ class Getter:
         elif payload.status is PayloadStatus.CLEANED:
             self._get(client, payload, b"")
         elif payload.status in _LIVE and client.instance is not None:
+            key = (payload.job, payload.attempt)
             observed = self._jobs.observe(
-                payload.job,
-                payload.attempt,
+                *key,
                 client.instance,
                 payload.id,
                 _LIVE[payload.status],
+                # That it runs, and that it has ended, is one change then.
+                unless=lambda: key in self._ending,
             )
             self._errands.run(self._observed(client, payload, observed))
 
@@ -151,6 +152,8 @@ class Getter:
             log.warning("job %d: %s", payload.job, error)
             await asyncio.sleep(AGAIN_FIRST)
             self.on_state(client, payload, b"")
+            return
+        if job is None and (payload.job, payload.attempt) in self._ending:
             return
         if job is None:
             job = await self._settle(client, payload)
@@ -200,6 +203,8 @@ class Getter:
         key = (payload.job, payload.attempt)
         if key not in self._getting:
             self._getting.add(key)
+            if result or payload.result is None:
+                self._ending.add(key)
             self._errands.run(self._take(key, client, payload, result))
 
     async def _take(self, key: Key, client: Endpoint, payload: PayloadState, result: bytes) -> None:
@@ -212,6 +217,7 @@ class Getter:
             await self._defer(key, client, payload, str(error))
         finally:
             self._getting.discard(key)
+            self._ending.discard(key)
 
     async def _take_end(self, client: Endpoint, payload: PayloadState, result: bytes) -> None:
         """Store the end of an attempt with its result, then have the client drop it."""
@@ -273,7 +279,7 @@ class Getter:
 
     def _keep_small(self, payload: PayloadState, packed: PackedResult, result: bytes) -> Result:
         """A result that came along on the stream; it is stored in the database."""
-        self._check_room(0)
+        self._room.check()
         if hashlib.sha256(result).hexdigest() != packed.sha256:
             raise Damaged(payload=payload.id)
         return Result(packed.size, packed.sha256, None, result)
@@ -284,7 +290,7 @@ class Getter:
         """Fetch a result into a file; it is durable before the record names it."""
         target = self._files.tmp / f"result-{job.id}-{job.attempt}"
         async with self._fetches[client.name]:
-            self._check_room(packed.size)
+            self._room.check(packed.size)
             try:
                 await client.requests.fetch(job, payload.id, packed, target)
                 file = await asyncio.to_thread(
@@ -293,15 +299,6 @@ class Getter:
             finally:
                 target.unlink(missing_ok=True)
         return Result(packed.size, packed.sha256, file, None)
-
-    def _check_room(self, size: int) -> None:
-        """Refuse a result of so many bytes where MIN_FREE_DISK would not remain.
-
-        Raises:
-            NoSpace: that is so.
-        """
-        for disk in self._disks:
-            check_free_disk(disk, self._min_free_disk + size)
 
     async def _take_damaged(
         self, key: Key, client: Endpoint, payload: PayloadState, reason: str
