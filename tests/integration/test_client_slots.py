@@ -142,3 +142,10 @@ async def test_payloads_cost_no_descriptors(client: Agent) -> None:
     # It lets go of each some seconds after it has told of its end.
     while max(now - then for now, then in zip(opened(), before, strict=True)) > 0:
         await client.portal.get("/live")
+
+
+async def test_ends_that_wait_for_their_fsync_leave_files_to_others(client: Agent) -> None:
+    """Where few may be open, more runs than that end within a moment, and each can begin."""
+    await client.restart(open_files=40)
+    for _ in range(60):
+        assert (await client.run("true"))["status"] == "Completed"

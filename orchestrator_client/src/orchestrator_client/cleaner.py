@@ -148,7 +148,13 @@ class Cleaner:
                 while not stops and self._payloads.active() and time.monotonic() < deadline:
                     stops = await self._stops_within(QUIET_LOOK)
                 dropped, self._dropped = self._dropped, []
-                await asyncio.to_thread(self._remove, dropped)
+                try:
+                    await asyncio.to_thread(self._remove, dropped)
+                except OSError as error:
+                    log.error("what was dropped cannot be removed yet: %s", error)
+                    self._dropped = dropped + self._dropped
+                    if await self._stops_within(QUIET_PATIENCE):
+                        return
         finally:
             self._removing = False
 

@@ -1,7 +1,6 @@
 """4, run: Prepared → Running → ended, SLOTS at a time, oldest first."""
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -245,17 +244,26 @@ class Runner:
             return
         workdir = self.workdir(id)
         end = self._stamp(end)
-        with contextlib.suppress(OSError):
-            if (sealed := workdir.seal_small(end)) is not None:
-                # Its few files stay where they are until its server acknowledges it.
-                self._set_ended(id, sealed)
-                return
+        if (sealed := self._seal_small(workdir, end)) is not None:
+            # Its few files stay where they are until its server acknowledges it.
+            self._set_ended(id, sealed)
+            return
         self._sealing.add(id)
         try:
             self._set_ended(id, await self._pack(workdir, end))
         finally:
             self._sealing.discard(id)
         await self._packers.do(workdir.remove_work)
+
+    @staticmethod
+    def _seal_small(workdir: Workdir, end: PayloadEnd) -> PayloadEnd | None:
+        try:
+            return workdir.seal_small(end)
+        except OSError:
+            return None
+        except Exception:
+            log.exception("payload %d is packed the other way", workdir.id)
+            return None
 
     async def _end_unpacked(self, id: int, end: PayloadEnd) -> None:
         """The end of a payload of which nobody wants the files."""

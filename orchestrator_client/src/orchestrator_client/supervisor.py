@@ -56,8 +56,6 @@ KILLED = 137
 #: How long the end of a run may wait for its fsync (seconds): most are acknowledged, and gone,
 #: before that.
 SYNC_AFTER = 3.0
-#: How many may wait for it.
-SYNC_MOST = 512
 #: How old the count of what the kernel has killed may be (seconds) when a run begins: to have it
 #: counted takes as long as a start.
 OOM_LOOK = 0.1
@@ -81,6 +79,8 @@ class Supervisor:
         self._stuck: dict[int, Run] = {}
         #: Runs that have ended and have not been fsynced yet: descriptor, and since when.
         self._unsynced: collections.deque[tuple[int, float]] = collections.deque()
+        #: How many files may be kept open for runs: half of what may be open in all.
+        self._open_most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
         self._oom_counter = oom_counter()
         self._oom_kills: int | None = None
         self._oom_looked = -math.inf
@@ -311,7 +311,7 @@ class Supervisor:
         self._say("ended", run.id, **run.killed(), **(run.end or {}))
         fcntl.flock(run.descriptor, fcntl.LOCK_UN)
         self._unsynced.append((run.descriptor, time.monotonic()))
-        if len(self._unsynced) > SYNC_MOST:
+        while self._unsynced and len(self._unsynced) + len(self._runs) > self._open_most:
             self._sync(self._unsynced[0][1])
 
     def _sync(self, before: float) -> None:

@@ -208,10 +208,8 @@ class Workdir:
         """Remove everything: first what says that it was taken."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._taken)
-        folders = (self._control, self.job, self.home, self.tmp, self._work)
-        if all(remove_flat(folder) for folder in folders):
-            return
-        self._remove(self._control)
+        if not remove_flat(self._control):
+            self._remove(self._control)
         self._remove(self._work)
 
     def _remove(self, folder: str) -> None:
@@ -227,7 +225,9 @@ class Workdir:
                 os.rename(folder, removed)
         except FileNotFoundError:
             return
-        remove_tree(Path(removed))
+        folders = (f"{removed}/job", f"{removed}/home", f"{removed}/tmp", removed)
+        if not all(remove_flat(folder) for folder in folders):
+            remove_tree(Path(removed))
 
 
 def _read(path: str) -> bytes:

@@ -284,6 +284,8 @@ class Database:
             _, failure = self._take(connection, step)
             if failure is None:
                 followed.append(name)
+            else:
+                log.error("what was to follow for %s has failed", name, exc_info=failure)
         changes = connection.execute(sql("changes_since"), {"after": self._last_seq}).fetchall()
         return _Transaction(outcomes, changes, followed)
 
@@ -316,8 +318,11 @@ class Database:
                 self._loop.call_soon_threadsafe(self._finish, transaction)
 
     def _finish(self, transaction: "_Transaction") -> None:
-        """It is durable, or has failed: answer, tell, and go on with what came meanwhile."""
+        """It is durable, or has failed: go on with what came meanwhile, answer, and tell."""
         self._open = None
+        if self._gathered and self._soon:
+            self._wake()
+        self._settled.set()
         if transaction.changes:
             self._last_seq = transaction.changes[-1]["seq"]
         for future, value, error in transaction.outcomes:
@@ -329,9 +334,6 @@ class Database:
                 future.set_exception(_translate(error))
         if transaction.changes:
             self._on_commit(transaction.changes, transaction.followed)
-        if self._gathered and self._soon:
-            self._wake()
-        self._settled.set()
 
 
 class _Transaction(Struct, frozen=True):
