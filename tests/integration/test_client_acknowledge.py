@@ -8,10 +8,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from orchestrator_client import cleaner
 from orchestrator_client.keys import CLEANER, PAYLOADS
 from support.agent import Agent, Clocks, agent, claim
 from support.gate import Gate
-from support.limits import run_as_owner
+from support.limits import files_no_larger_than, run_as_owner
 
 DAY = 86400.0
 
@@ -58,6 +59,30 @@ async def test_an_acknowledged_payload_is_dropped(client: Agent, end: str) -> No
     async with client.follow() as second:
         await second.kind("listed")
     assert [frame for frame in second.frames if frame.kind == "state"] == []
+
+
+async def test_what_a_full_disk_does_not_remember_is_not_removed(
+    client: Agent, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No half of a line is left, and once there is room everything is."""
+    monkeypatch.setattr(cleaner, "QUIET_PATIENCE", 0.05)
+    log = client.data_path / "cleaned.jsonl"
+    for job in (1, 2):
+        await client.run("true", job=job)
+    await client.stream.acknowledge(1)
+    while not log.exists() or not log.stat().st_size:
+        await client.portal.get("/live")
+    first = log.read_bytes()
+
+    with files_no_larger_than(len(first) + 50):
+        await client.stream.acknowledge(2)
+        while "cannot be removed yet" not in caplog.text:
+            await client.portal.get("/live")
+        assert log.read_bytes() == first
+        assert client.left()
+    await gone(client)
+
+    assert [json.loads(line)["job"] for line in log.read_bytes().splitlines()] == [1, 2]
 
 
 async def test_only_what_is_named_is_dropped(client: Agent) -> None:

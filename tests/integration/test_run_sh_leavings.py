@@ -172,6 +172,7 @@ async def test_it_may_take_its_own_script_away(client: Agent) -> None:
         'rm -rf "$PWD"; touch "$PWD"',
         'rm -rf "$PWD"; ln -s /etc "$PWD"',
         "chmod 0 . ..",
+        'rmdir "$HOME"; ln -s /etc "$HOME"',
     ],
 )
 async def test_it_may_take_its_directory_away(client: Agent, script: str) -> None:

@@ -281,3 +281,16 @@ def test_the_lines_of_one_turn_are_written_together() -> None:
     assert done[4] == "by now"
     assert done[5].endswith(" INFO at once")
     assert done[6] == "after it"
+
+
+def _quiet(script: str) -> str:
+    return re.sub(r"print\(.*\)", "pass", script)
+
+
+def test_a_log_that_nobody_takes_stops_nothing() -> None:
+    """The disk of the log is full: what is said is lost, and everything else goes on."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", _quiet(LOGS)], stderr=full, check=False, timeout=30
+        )
+    assert done.returncode == 0

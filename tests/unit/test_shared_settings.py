@@ -99,6 +99,7 @@ def test_a_text_becomes_its_value(parse: Callable[[str], Any], text: str, value:
         (settings.urls, "http://[::1"),
         (settings.urls, "http://a:port"),
         (settings.path, "~nobody-of-this-name/x"),
+        (settings.path, "/data\udcff"),
     ],
 )
 def test_a_text_that_cannot_be_used_stops_the_start(

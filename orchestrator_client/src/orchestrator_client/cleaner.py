@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,6 +61,7 @@ class Cleaner:
         self._dropped: list[Dropped] = []
         self._removing = False
         self._stopping = asyncio.Event()
+        self._logging = threading.Lock()
         self._unwanted: set[int] = set()
         self._errands = Errands("a payload could not be removed")
 
@@ -170,11 +173,26 @@ class Cleaner:
         for workdir in workdirs:
             # First, for the disk may have no room for another line.
             Path(workdir.result).unlink(missing_ok=True)
-        with open(self._log, "ab", buffering=0) as log_file:
-            # One write of whole lines: several threads do not mix theirs.
-            log_file.write(b"".join(msgspec.json.encode(one) + b"\n" for one in dropped))
+        self._append(b"".join(msgspec.json.encode(one) + b"\n" for one in dropped))
         for workdir in workdirs:
             try:
                 workdir.remove()
             except OSError as error:
                 log.error("payload %d cannot be removed: %s", workdir.id, error)
+
+    def _append(self, lines: bytes) -> None:
+        """Write lines to the log as a whole, or not at all.
+
+        Raises:
+            OSError: the disk is full, or fails.
+        """
+        with self._logging, open(self._log, "ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                left = memoryview(lines)
+                while left:
+                    # A disk that is nearly full takes a part, and says nothing.
+                    left = left[file.write(left) :]
+            except OSError:
+                file.truncate(before)
+                raise

@@ -165,6 +165,7 @@ class Supervisor:
             # The order of a client that died right after it came first.
             self._say("started", id, pid=self._runs[id].pid)
             return
+        self._make_room()
         try:
             run = Run(id, open_run(order["run"]))
         except OSError as error:
@@ -311,7 +312,11 @@ class Supervisor:
         self._say("ended", run.id, **run.killed(), **(run.end or {}))
         fcntl.flock(run.descriptor, fcntl.LOCK_UN)
         self._unsynced.append((run.descriptor, time.monotonic()))
-        while self._unsynced and len(self._unsynced) + len(self._runs) > self._open_most:
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Leave files to be opened for other runs."""
+        while self._unsynced and len(self._unsynced) + len(self._runs) >= self._open_most:
             self._sync(self._unsynced[0][1])
 
     def _sync(self, before: float) -> None:

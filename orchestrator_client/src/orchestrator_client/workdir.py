@@ -25,7 +25,7 @@ from msgspec.structs import asdict, replace
 from orchestrator_client.payloads import PayloadEnd
 from orchestrator_client.processes import boot_id
 from orchestrator_shared.archive import Packed, pack_directory
-from orchestrator_shared.folders import remove_flat, remove_tree, write_new, write_whole
+from orchestrator_shared.folders import list_few, remove_flat, remove_tree, write_new, write_whole
 from orchestrator_shared.protocol import STDERR_TAIL
 from orchestrator_shared.small_archive import pack_few
 
@@ -130,7 +130,7 @@ class Workdir:
             OSError: the disk is full or fails; it can be tried again.
         """
         try:
-            if os.listdir(self.home) or os.listdir(self.tmp):
+            if list_few(self.home, 0) or list_few(self.tmp, 0):
                 # What is not packed is to go soon.
                 return None
         except OSError:

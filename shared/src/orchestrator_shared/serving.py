@@ -71,17 +71,24 @@ class _Gathering(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write it at the end of the turn; at once where there is no loop."""
-        waiting, line = bool(self._lines), self.format(record) + self.terminator
-        self._lines += line
-        if not waiting:
-            try:
-                asyncio.get_running_loop().call_soon(self.flush)
-            except RuntimeError:
-                self.flush()
+        waiting = bool(self._lines)
+        try:
+            self._lines += self.format(record) + self.terminator
+        except Exception:
+            self.handleError(record)
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+        else:
+            if not waiting:
+                loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write what has gathered."""
-        with self.lock or contextlib.nullcontext():
+        """Write what has gathered. What nobody takes, as the disk is full or the reader gone, is no
+        event that could be logged."""
+        with self.lock or contextlib.nullcontext(), contextlib.suppress(OSError, ValueError):
             lines, self._lines = self._lines, ""
             if lines:
                 self.stream.write(lines)

@@ -1,5 +1,6 @@
 """Settings from the environment: units, URLs and paths, and which setting it is that is wrong."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -85,10 +86,14 @@ def path(text: str) -> Path:
     """A path, made absolute; `~` is a home directory.
 
     Raises:
-        ValueError: nobody knows whose.
+        ValueError: nobody knows whose, or it is not UTF-8, and could not be shown.
     """
     try:
-        return Path(text).expanduser().absolute()
+        found = Path(text).expanduser().absolute()
+        str(found).encode()
+        return found
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{os.fsencode(text)!r} is not UTF-8") from error
     except RuntimeError as error:
         raise ValueError(f"'{text}' begins with a home directory that is not known") from error
 

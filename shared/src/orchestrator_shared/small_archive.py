@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator_shared.archive import Packed
+from orchestrator_shared.folders import list_few
 from orchestrator_shared.protocol import RESERVED_NAME
 
 #: The most files, and bytes in sum.
@@ -61,7 +62,7 @@ def _files(root: str) -> Iterator[_Member]:
     except OSError as error:
         raise _TooMuch from error
     try:
-        names = sorted(os.listdir(folder))  # noqa: PTH208 - a descriptor is no path
+        names = sorted(list_few(folder, FEW_FILES))
         if len(names) > FEW_FILES or not all(map(_is_plain, names)):
             raise _TooMuch
         for name in names:

@@ -252,11 +252,13 @@ class Database:
                 give_up(unusable(self._path, error))
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            overdue = time.monotonic() > group[0].since + BUSY_TIMEOUT
-            if _is_busy(error) and not overdue and not self._hurried:
+            if _is_busy(error) and not self._hurried:
                 # Somebody else locks the database.
-                self._turn = self._loop.call_later(BUSY_LOOK, self._transact)
-                return
+                now = time.monotonic()
+                group = [write for write in group if now > write.since + BUSY_TIMEOUT]
+                if not group:
+                    self._turn = self._loop.call_later(BUSY_LOOK, self._transact)
+                    return
             transaction = _Transaction([(write.future, None, error) for write in group], [], [])
             self._gathered = self._gathered[len(group) :]
             self._finish(transaction)
