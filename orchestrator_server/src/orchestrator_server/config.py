@@ -65,6 +65,11 @@ class Service:
     max_age: float = 172800.0
 
 
+def served_by(services: Mapping[str, Service], address: ClientAddress) -> list[str]:
+    """The services whose jobs may go to the client at this address."""
+    return [name for name, service in services.items() if address in service.clients]
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """The settings of orch-server, each named as its variable in lower case.

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 
 from orchestrator_server.clients.endpoint import Endpoint
-from orchestrator_server.config import Service
+from orchestrator_server.config import Service, served_by
 from orchestrator_server.store.database import Row
 from orchestrator_server.tasks.cleaner import Cleaner
 from orchestrator_server.tasks.getter import Getter
@@ -40,8 +40,8 @@ class Signals:
 
     def on_room(self, client: Endpoint) -> None:
         """A client may take more."""
-        for service, configured in self._services.items():
-            if client.address in configured.clients and self.sender is not None:
+        for service in served_by(self._services, client.address):
+            if self.sender is not None:
                 self.sender.wake(service)
 
     def on_commit(self, changes: Sequence[Row], dispatched: Collection[str]) -> None:

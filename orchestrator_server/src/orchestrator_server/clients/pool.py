@@ -151,12 +151,6 @@ class Pool:
         """Give the clients some time to tell which jobs they have, before any is sent."""
         self._settles_until = time.monotonic() + self._lost_after
 
-    def services_of(self, client: Endpoint) -> list[str]:
-        """The services whose jobs may go to this client."""
-        return [
-            name for name, service in self.services.items() if client.address in service.clients
-        ]
-
     def view(self, service: str) -> Clients:
         """What the Sender decides by."""
         there = self._of(service)

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from orchestrator_server.clients.endpoint import Endpoint
 from orchestrator_server.clients.outcomes import Damaged, PayloadGone
 from orchestrator_server.clients.pool import Pool
+from orchestrator_server.config import served_by
 from orchestrator_server.store.database import Step
 from orchestrator_server.store.files import Files
 from orchestrator_server.store.job import End, Job, Result
@@ -256,7 +257,7 @@ class Getter:
                     await self._losses.lose(client, job, str(error))
                     return
         end = _end(payload)
-        then = self._plans(self._pool.services_of(client))
+        then = self._plans(served_by(self._pool.services, client.address))
         finished = await self._jobs.finish(
             job_id, attempt, end, payload=payload.id, result=kept, then=then
         )
