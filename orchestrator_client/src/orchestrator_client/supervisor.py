@@ -56,9 +56,6 @@ KILLED = 137
 #: How long the end of a run may wait for its fsync (seconds): most are acknowledged, and gone,
 #: before that.
 SYNC_AFTER = 3.0
-#: How old the count of what the kernel has killed may be (seconds) when a run begins: to have it
-#: counted takes as long as a start.
-OOM_LOOK = 0.1
 #: What the system says where a disk, a quota or a limit on a file's size is used up.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PR_SET_CHILD_SUBREAPER = 36
@@ -82,8 +79,6 @@ class Supervisor:
         #: How many files may be kept open for runs: half of what may be open in all.
         self._open_most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
         self._oom_counter = oom_counter()
-        self._oom_kills: int | None = None
-        self._oom_looked = -math.inf
         self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
         self._wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -178,7 +173,7 @@ class Supervisor:
             self._say("ended", id, **before.get("killed", {}), **end)
             return
         self._runs[id] = run
-        run.oom_kills = self._count_oom_kills(run.began)
+        run.oom_kills = read_oom_kills(self._oom_counter)
         try:
             write_record(run.descriptor, "started", identify(0))
             run.pid = self._spawn(order)
@@ -296,12 +291,6 @@ class Supervisor:
         run.look_at = time.monotonic() + run.look
         if not run.pid or not signal_group(run.pid, 0):
             self._let_go(run)
-
-    def _count_oom_kills(self, now: float) -> int | None:
-        if now > self._oom_looked + OOM_LOOK:
-            self._oom_looked = now
-            self._oom_kills = read_oom_kills(self._oom_counter)
-        return self._oom_kills
 
     def _memory_ran_out(self, run: Run) -> bool:
         kills = read_oom_kills(self._oom_counter)
