@@ -221,7 +221,7 @@ async def test_what_was_dropped_cannot_be_killed(client: Agent) -> None:
 
 
 async def test_only_the_attempt_that_is_asked_for_is_killed(client: Agent, gate: Gate) -> None:
-    """404 for an id that there is not, and for another job's; 400 for half a claim."""
+    """404 for an id that there is not, and for another job's; 426 for another protocol."""
     payload = await client.submit(gate.wait, job=1)
     await gate.reached()
 
@@ -232,7 +232,7 @@ async def test_only_the_attempt_that_is_asked_for_is_killed(client: Agent, gate:
     assert await kill(payload["id"], claim(2)) == 404
     assert await kill(payload["id"], claim(1, 2)) == 404
     assert await kill(payload["id"], claim(1, server="another")) == 404
-    assert await kill(payload["id"], {**claim(1), H_PROTOCOL: "9"}) == 400
+    assert await kill(payload["id"], {**claim(1), H_PROTOCOL: "9"}) == 426
     assert (await client.retrieve(payload["id"])).json["killed"] is False
     assert await kill(payload["id"], claim(1)) == 200
     gate.close()

@@ -145,7 +145,7 @@ async def test_only_the_attempt_that_is_asked_for_is_given(client: Agent, route:
     assert await ask(claim(5, 2, server="another")) == 404
     assert await ask({H_JOB: "5", H_SERVER: "a-server"}) == 400
     assert await ask({H_JOB: "5", H_ATTEMPT: "2"}) == 400
-    assert await ask({**claim(5, 2), H_PROTOCOL: "0"}) == 400
+    assert await ask({**claim(5, 2), H_PROTOCOL: "0"}) == 426
 
 
 async def test_the_partial_result_is_the_working_directory_now(

@@ -286,12 +286,18 @@ async def test_of_many_streams_the_last_stays(client: Agent) -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "says"),
-    [({}, H_SERVER), ({H_SERVER: ""}, H_SERVER), ({H_SERVER: "s", H_PROTOCOL: "7"}, "protocol 7")],
+    ("headers", "status", "says"),
+    [
+        ({}, 400, H_SERVER),
+        ({H_SERVER: ""}, 400, H_SERVER),
+        ({H_SERVER: "s", H_PROTOCOL: "7"}, 426, "protocol 7"),
+    ],
 )
-async def test_a_stream_says_whose_it_is(client: Agent, headers: dict[str, str], says: str) -> None:
-    """400 without a server, and for another protocol."""
-    check_error(await client.portal.get("/stream", headers=headers), 400, says)
+async def test_a_stream_says_whose_it_is(
+    client: Agent, headers: dict[str, str], status: int, says: str
+) -> None:
+    """400 without a server, 426 for another protocol."""
+    check_error(await client.portal.get("/stream", headers=headers), status, says)
 
 
 async def test_a_client_that_stops_closes_its_streams(client: Agent) -> None:

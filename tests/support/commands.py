@@ -1,4 +1,4 @@
-"""The subcommands of orch-server, as an operator runs them."""
+"""The subcommands of both programs, as an operator runs them."""
 
 import asyncio
 import os
@@ -22,18 +22,18 @@ class Said:
         """The one line of a command that was refused."""
         assert self.code in (1, 2, 3), self
         assert self.out == "", self
-        assert self.errors.startswith("orch-server: "), self
+        assert self.errors.startswith(("orch-server: ", "orch-client: ")), self
         assert self.errors.count("\n") == 1, self
         return self.errors.strip()
 
 
-async def command(server: Program, *words: str | Path) -> Said:
-    """Run orch-server with these words where this server runs, with its settings."""
+async def command(program: Program, *words: str | Path) -> Said:
+    """Run the same program with these words where this one runs, with its settings."""
     process = await asyncio.create_subprocess_exec(
-        str(Path(sys.executable).with_name("orch-server")),
+        str(Path(sys.executable).with_name(program.name)),
         *map(str, words),
-        cwd=server.folder,
-        env={"PATH": os.environ["PATH"], "MIN_FREE_DISK": "0", **server.environment},
+        cwd=program.folder,
+        env={"PATH": os.environ["PATH"], "MIN_FREE_DISK": "0", **program.environment},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

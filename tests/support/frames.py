@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator_shared.frames import pack_line
-from orchestrator_shared.messages import Message, encode_message
+from orchestrator_shared.messages import Message, Other, encode_message
 
 
 def raw_frame(kind: str, header: Mapping[str, Any], body: bytes = b"") -> bytes:
@@ -13,7 +13,7 @@ def raw_frame(kind: str, header: Mapping[str, Any], body: bytes = b"") -> bytes:
     return pack_line(json.dumps({"type": kind, **header}).encode(), body)
 
 
-def plain(message: Message) -> tuple[str, dict[str, Any]]:
+def plain(message: Message | Other) -> tuple[str, dict[str, Any]]:
     """The type of a message, and its fields as JSON has them."""
     header: dict[str, Any] = json.loads(encode_message(message))
     return header.pop("type"), header

@@ -49,6 +49,9 @@ class StandIn:
     instance: str = "0" * 31 + "1"
     start: str = "1"
     service: str | None = None
+    #: Another than the server's: it refuses its requests, or only says so on its stream.
+    protocol: int = PROTOCOL
+    takes_any_protocol: bool = False
     slots: int = 4
     #: Whether it tells who it is, and that it has told of all it holds.
     greets: bool = True
@@ -182,20 +185,23 @@ class StandIn:
     async def _sign(self, _request: web.Request, response: web.StreamResponse) -> None:
         if "X-Not-Ours" in response.headers:
             return
-        response.headers[H_PROTOCOL] = str(PROTOCOL)
+        response.headers[H_PROTOCOL] = str(self.protocol)
         response.headers[H_INSTANCE] = self.instance
 
     async def _live(self, _request: web.Request) -> web.Response:
         self.probes.put_nowait(None)
         return web.json_response({"status": "live"})
 
-    async def _stream(self, request: web.Request) -> web.WebSocketResponse:
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        if self.protocol != PROTOCOL and not self.takes_any_protocol:
+            self.streams.put_nowait(None)
+            return web.Response(status=426)
         socket = web.WebSocketResponse(max_msg_size=FRAME_LIMIT, compress=False, timeout=1.0)
         await socket.prepare(request)
         self._sockets.append(socket)
         if self.greets:
             hello = {
-                "protocol": PROTOCOL,
+                "protocol": self.protocol,
                 "version": "0",
                 "instance": self.instance,
                 "start": self.start,
@@ -258,6 +264,9 @@ class StandIn:
     async def _submit(self, request: web.Request) -> web.Response:
         key = (int(request.headers[H_JOB]), int(request.headers[H_ATTEMPT]))
         await request.read()
+        if self.protocol != PROTOCOL:
+            self.submits.put_nowait(key)
+            return web.Response(status=426)
         held = self._take(*key)
         limit = request.headers.get(H_LIMIT)
         held.limit_s = float(limit) if limit is not None else None

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator_shared.errors import NotUsable
 from orchestrator_shared.frames import pack_frame, unpack_frame
-from orchestrator_shared.messages import File, Message, State, Submit
+from orchestrator_shared.messages import File, Message, Other, State, Submit
 from orchestrator_shared.protocol import FRAME_LIMIT, INLINE_FILES_LIMIT, INLINE_LIMIT, service_name
 from orchestrator_shared.status import PayloadStatus
 from support.frames import plain, raw_frame
@@ -114,6 +114,12 @@ def test_what_a_newer_version_adds_is_passed_over(kind: str) -> None:
     assert unpack_frame(raw_frame(kind, more))[0] == message(kind)
 
 
+@pytest.mark.parametrize("kind", ["novelty", "Hello"])
+def test_a_kind_that_a_newer_version_adds_is_named(kind: str) -> None:
+    """It can be passed over; so it is no error."""
+    assert unpack_frame(raw_frame(kind, {"protocol": 1}, b"body")) == (Other(kind), b"body")
+
+
 @pytest.mark.parametrize(
     ("kind", "field"),
     [
@@ -203,8 +209,6 @@ def test_a_message_with_a_field_of_another_kind_is_refused(
         b'{"type": 5}',
         b'{"type": null}',
         b'{"type": []}',
-        b'{"type": "unknown"}',
-        b'{"type": "Hello"}',
         b"[" * 100_000,
         b'{"type":' + b'{"a":' * 100_000,
         b'{"type": "acknowledge", "attempt": 1, "job": ' + b"9" * 5000 + b"}",

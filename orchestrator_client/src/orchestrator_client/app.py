@@ -6,6 +6,7 @@ from aiohttp import web
 
 from orchestrator_client import keys
 from orchestrator_client.api import health, kill, retrieve, stream, submit
+from orchestrator_client.api.authorized import Authorized
 from orchestrator_client.check import Check
 from orchestrator_client.cleaner import Cleaner
 from orchestrator_client.config import Config
@@ -38,7 +39,7 @@ from orchestrator_shared.protocol import (
     STREAM,
     SUBMIT,
 )
-from orchestrator_shared.serving import WIND_DOWN
+from orchestrator_shared.serving import WARNING, WIND_DOWN, is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,9 @@ def create_app(config: Config, clock: Clock | None = None) -> web.Application:
 
     starting = Starting(take_up, begin)
 
-    app = web.Application(middlewares=[errors_become_answers, starting.wait])
+    app = web.Application(
+        middlewares=[errors_become_answers, Authorized(config.client_token).check, starting.wait]
+    )
     app[keys.CONFIG] = config
     app[keys.IDENTITY] = identity
     app[keys.PAYLOADS] = payloads
@@ -105,6 +108,11 @@ def create_app(config: Config, clock: Clock | None = None) -> web.Application:
     app[keys.STOPPING] = stopping
     app[keys.HEALTH] = Health(config, identity, runner, standing, clock, tasks)
     app[WIND_DOWN] = stopping.wind_down
+    if config.client_token is None and not is_loopback(config.host):
+        app[WARNING] = (
+            "whoever can reach this client can have commands run here: set CLIENT_TOKEN_FILE, "
+            "here and at the server"
+        )
     _add_routes(app)
 
     async def sign(_request: web.Request, response: web.StreamResponse) -> None:

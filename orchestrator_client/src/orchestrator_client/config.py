@@ -9,6 +9,7 @@ from pathlib import Path
 from environs import Env
 
 from orchestrator_shared import settings
+from orchestrator_shared.client_token import ClientToken
 from orchestrator_shared.protocol import service_name
 from orchestrator_shared.settings import read
 
@@ -49,6 +50,8 @@ class Config:
     check: str | None = None
     on_stop: OnStop = OnStop.LEAVE
     stop_grace: float = 0.0
+    #: What whoever asks has to know (CLIENT_TOKEN_FILE); None: nothing.
+    client_token: ClientToken | None = None
     #: How many files a job may open: the soft limit that the client itself was started with.
     open_files: int = 1024
 
@@ -85,6 +88,9 @@ class Config:
             check=read(env, "CHECK", settings.optional(str), ""),
             on_stop=read(env, "ON_STOP", _on_stop, "leave"),
             stop_grace=read(env, "STOP_GRACE", settings.seconds, "0"),
+            client_token=read(
+                env, "CLIENT_TOKEN_FILE", settings.optional(ClientToken.from_file), ""
+            ),
             open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         )
 

@@ -53,7 +53,14 @@ def create_app(config: Config) -> web.Application:
     signals = Signals(config.services, watchers)
     database = Database(config.db_path, signals.on_commit)
     directory = Directory(database)
-    pool = Pool(config.services, identity.id, config.client_lost_after, directory, signals)
+    pool = Pool(
+        config.services,
+        identity.id,
+        config.client_lost_after,
+        directory,
+        signals,
+        config.client_token,
+    )
     store, records = Jobs(database), Records(database)
     terminator = Terminator(store, records, pool, watchers)
     sender = Sender(database, store, records, files, pool, config.sender_interval)

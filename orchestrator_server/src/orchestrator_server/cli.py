@@ -2,7 +2,6 @@
 
 import sys
 
-from orchestrator_server.app import create_app
 from orchestrator_server.commands import add_commands
 from orchestrator_server.config import Config
 from orchestrator_shared.errors import StartError
@@ -26,4 +25,7 @@ def main() -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    # A command is done sooner without it.
+    from orchestrator_server.app import create_app
+
     return run("orch-server", lambda: create_app(config), config)

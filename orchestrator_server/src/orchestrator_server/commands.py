@@ -12,6 +12,7 @@ from orchestrator_server.config import Config
 from orchestrator_server.control import ask
 from orchestrator_server.restore import restore
 from orchestrator_shared import settings
+from orchestrator_shared.probe import add_probe, probe
 
 #: The columns of `client list`: their titles, and what of a client stands there.
 COLUMNS: Final[Mapping[str, str]] = {
@@ -54,6 +55,8 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         moving.add_argument("folder", metavar="DIR", type=settings.path)
         moving.set_defaults(command=_back_up if name == "backup" else _restore)
 
+    add_probe(commands, command=_probe)
+
     purpose = "have a server that was restored call its clients"
     resume = commands.add_parser("resume", help=purpose, description=purpose)
     resume.set_defaults(command=_resume)
@@ -67,6 +70,10 @@ def _act(config: Config, flags: argparse.Namespace) -> str:
     target = f"/clients/{flags.action}?{urlencode({'name': flags.name})}"
     message: str = ask(config, "POST", target)["message"]
     return message
+
+
+def _probe(config: Config, flags: argparse.Namespace) -> str:
+    return probe(config.host, config.port, None, flags.route)
 
 
 def _resume(config: Config, _flags: argparse.Namespace) -> str:

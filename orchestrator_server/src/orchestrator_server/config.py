@@ -9,6 +9,7 @@ from environs import Env
 from yarl import URL
 
 from orchestrator_shared import settings
+from orchestrator_shared.client_token import ClientToken
 from orchestrator_shared.errors import SettingError
 from orchestrator_shared.protocol import KILL, RETRIEVE, SUBMIT, service_name
 from orchestrator_shared.settings import read
@@ -92,6 +93,8 @@ class Config:
     client_give_up_after: float
     log_level: str
     services: Mapping[str, Service]
+    #: What clients want to hear with each request (CLIENT_TOKEN_FILE); None: nothing.
+    client_token: ClientToken | None = None
     #: Variables that look like a service's setting but are none.
     ignored: tuple[str, ...] = ()
 
@@ -125,6 +128,9 @@ class Config:
             client_give_up_after=read(env, "CLIENT_GIVE_UP_AFTER", settings.seconds, "7d"),
             log_level=read(env, "LOG_LEVEL", settings.log_level, "info"),
             services=services,
+            client_token=read(
+                env, "CLIENT_TOKEN_FILE", settings.optional(ClientToken.from_file), ""
+            ),
             ignored=ignored,
         )
 

@@ -18,12 +18,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: The HTTP status of each kind of error; the first that fits counts.
 STATUSES: Mapping[type[Exception], int] = {
     errors.NotUsable: 400,
+    errors.Unauthorized: 401,
     errors.NotFound: 404,
     errors.Silent: 408,
     errors.Conflict: 409,
     errors.TooLarge: 413,
     errors.Misdirected: 421,
     errors.DamagedOnTheWay: 422,
+    errors.OtherProtocol: 426,
     errors.ClientUnreachable: 502,
     errors.NoSpace: 507,
     errors.Transient: 503,
@@ -43,6 +45,9 @@ def answer(
 ) -> web.Response:
     """The body that every error has: which job, its state, and what is wrong."""
     body = {"id": id, "status": str(state), "message": message}
+    if status == 401:
+        # RFC 9110, section 11.6.1.
+        headers = {"WWW-Authenticate": "Bearer", **(headers or {})}
     return web.json_response(body, status=status, headers=headers)
 
 

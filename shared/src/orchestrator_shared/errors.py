@@ -65,6 +65,16 @@ class NotFound(OrchestratorError):
         self.subject_id = id
 
 
+class Unauthorized(OrchestratorError):
+    """This client answers only who has its token: CLIENT_TOKEN_FILE has to name the same secret at
+    the server and here."""
+
+
+class OtherProtocol(OrchestratorError):
+    """The request speaks protocol {theirs}, and this client protocol {own}. Nothing was done;
+    install versions that are neighbours."""
+
+
 class Conflict(OrchestratorError):
     """The request does not fit the present state: {problem}."""
 

@@ -7,7 +7,14 @@ must not be taken for one about another job.
 import zlib
 
 from orchestrator_shared.errors import NotUsable
-from orchestrator_shared.messages import Message, decode_message, encode_message
+from orchestrator_shared.messages import (
+    KINDS,
+    Message,
+    Other,
+    decode_message,
+    decode_other,
+    encode_message,
+)
 
 
 def pack_frame(message: Message, body: bytes = b"") -> bytes:
@@ -21,7 +28,7 @@ def pack_line(line: bytes, body: bytes = b"") -> bytes:
     return zlib.crc32(body, zlib.crc32(line)).to_bytes(4) + line + body
 
 
-def unpack_frame(frame: bytes) -> tuple[Message, bytes]:
+def unpack_frame(frame: bytes) -> tuple[Message | Other, bytes]:
     """Read a message, and its bytes.
 
     Raises:
@@ -31,7 +38,12 @@ def unpack_frame(frame: bytes) -> tuple[Message, bytes]:
         raise NotUsable(problem="a message of the stream arrived damaged")
     line, _, body = frame[4:].partition(b"\n")
     try:
-        return decode_message(line), body
+        try:
+            return decode_message(line), body
+        except ValueError:
+            if (other := decode_other(line)).type in KINDS:
+                raise
+            return other, body
     # RecursionError: brackets in brackets, thousands deep.
     except (ValueError, RecursionError) as error:
         raise NotUsable(problem=f"a message of the stream does not fit: {error}") from error

@@ -4,7 +4,7 @@ msgspec reads and checks them while it decodes the JSON: what marshmallow takes 
 for, it does in microseconds. What a newer version adds to a message is passed over.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -138,9 +138,18 @@ class HandBack(Struct, frozen=True, tag_field="type", tag="hand_back"):
     """The server drains the client: what is Prepared is handed back, what runs goes on."""
 
 
+class Other(Struct, frozen=True):
+    """A message of a kind that a newer version has, and that may be passed over."""
+
+    type: str
+
+
 Message = Hello | Heartbeat | State | Listed | Refusal | Submit | Acknowledge | List | HandBack
 
 encode_message = msgspec.json.Encoder().encode
 decode_message = msgspec.json.Decoder(Message).decode
+decode_other = msgspec.json.Decoder(Other).decode
+#: The kinds of messages that are known here.
+KINDS: Final = frozenset(str(kind.__struct_config__.tag) for kind in get_args(Message))
 decode_payload = msgspec.json.Decoder(PayloadState).decode
 decode_files = msgspec.json.Decoder(tuple[File, ...]).decode

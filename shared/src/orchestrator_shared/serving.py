@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import resource
 import signal
@@ -24,6 +25,9 @@ TRANSFER_GRACE = 4.0
 LEAST_GRACE = 0.5
 #: What an app does before it stops, while it is still served; the event: somebody is in a hurry.
 WIND_DOWN: web.AppKey[Callable[[asyncio.Event], Awaitable[None]]] = web.AppKey("wind_down")
+
+#: What is to be said of an app once it listens.
+WARNING: web.AppKey[str] = web.AppKey("warning")
 
 
 class Settings(Protocol):
@@ -153,6 +157,8 @@ async def serve(app: web.Application, settings: Settings) -> None:
                 problem=f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}",
             ) from error
         log.info("listening on %s", " ".join(_address(site) for site in runner.addresses))
+        if (warning := app.get(WARNING)) is not None:
+            log.warning(warning)
         await stop.wait()
         log.info("stopping")
         stopped_at = loop.time()
@@ -170,6 +176,14 @@ def _cut_transfers(runner: web.AppRunner) -> None:
     for connection in runner.server.connections if runner.server else ():
         if connection.transport is not None:
             connection.transport.abort()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is one that only this machine can reach."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _address(address: tuple[str, int]) -> str:

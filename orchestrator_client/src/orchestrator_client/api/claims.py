@@ -7,7 +7,13 @@ from aiohttp import web
 from orchestrator_client.keys import IDENTITY, PAYLOADS, RUNNER
 from orchestrator_client.payloads import Payload
 from orchestrator_client.workdir import Claim
-from orchestrator_shared.errors import DamagedOnTheWay, Misdirected, NotFound, NotUsable
+from orchestrator_shared.errors import (
+    DamagedOnTheWay,
+    Misdirected,
+    NotFound,
+    NotUsable,
+    OtherProtocol,
+)
 from orchestrator_shared.messages import encode_message
 from orchestrator_shared.protocol import (
     H_ATTEMPT,
@@ -30,11 +36,12 @@ def read_claim(request: web.Request) -> Claim:
     Raises:
         DamagedOnTheWay: it does not have the check that it came with.
         Misdirected: it is meant for another client.
-        NotUsable: it speaks another protocol, or names a job without the rest.
+        NotUsable: it names a job without the rest.
+        OtherProtocol: it speaks another protocol.
     """
     headers = request.headers
     if headers.get(H_PROTOCOL, str(PROTOCOL)) != str(PROTOCOL):
-        raise NotUsable(problem=f"it speaks protocol {headers[H_PROTOCOL]}, this client {PROTOCOL}")
+        raise OtherProtocol(theirs=headers[H_PROTOCOL], own=PROTOCOL)
     if (check := headers.get(H_CHECK)) is not None:
         named = [headers.get(name, "") for name in (H_SERVER, H_JOB, H_ATTEMPT, H_SERVICE)]
         if check != claim_check(*named, *request.match_info.values()):

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 import aiohttp
 from aiohttp import ClientWebSocketResponse
 
+from orchestrator_server.clients.opening import Out, check_protocol, open_stream
 from orchestrator_server.clients.outcomes import (
     NotReceived,
     OutcomeUnknown,
@@ -32,19 +33,13 @@ from orchestrator_shared.messages import (
     List,
     Listed,
     Message,
+    Other,
     PayloadState,
     Refusal,
     State,
     Submit,
 )
-from orchestrator_shared.protocol import (
-    FRAME_LIMIT,
-    H_PROTOCOL,
-    H_SERVER,
-    PROTOCOL,
-    SILENCE_LIMIT,
-    STREAM,
-)
+from orchestrator_shared.protocol import SILENCE_LIMIT
 from orchestrator_shared.status import PayloadStatus
 
 log = logging.getLogger(__name__)
@@ -111,6 +106,8 @@ class Endpoint:
         self.kill_grace = 10.0
         #: When it was last heard of (monotonic seconds); None: never.
         self.last_seen: float | None = None
+        #: Why it answers, and does not work with this server; empty: it does, or is not there.
+        self.why_out = ""
         #: Whether it has told of every payload on the stream that is open now.
         self.listed = False
         #: The endpoint that follows the client which answers here too.
@@ -171,9 +168,13 @@ class Endpoint:
             if await self._is_followed_elsewhere():
                 await asyncio.sleep(RETRY_MOST)
                 continue
+            why_out = ""
             try:
                 await self._follow_once()
                 self._problem = "it closed the stream"
+            except Out as error:
+                self._problem = why_out = str(error)
+                self.instance = error.instance or self.instance
             except NotUsable as error:
                 self._problem = str(error)
             except UNREACHABLE as error:
@@ -184,6 +185,9 @@ class Endpoint:
             if self.listed:
                 delay = RETRY_FIRST
                 log.warning("client %s is cut off: %s", self.name, self._problem)
+            if why_out not in ("", self.why_out):
+                log.warning("client %s is out: %s", self.name, why_out)
+            self.why_out = why_out
             self._forget_stream()
             await asyncio.sleep(delay)
             delay = min(2 * delay, RETRY_MOST)
@@ -200,12 +204,8 @@ class Endpoint:
         return self.same_as is not None
 
     async def _follow_once(self) -> None:
-        headers = {H_PROTOCOL: str(PROTOCOL), H_SERVER: self._server}
-        async with asyncio.timeout(self._lost_after):
-            stream = await self._session.ws_connect(
-                self.address.base + STREAM, headers=headers, max_msg_size=FRAME_LIMIT
-            )
-        async with stream:
+        opening = open_stream(self._session, self.name, self._server, self._lost_after)
+        async with await opening as stream:
             while True:
                 message = await stream.receive(timeout=self._lost_after)
                 if message.type is not aiohttp.WSMsgType.BINARY:
@@ -218,11 +218,8 @@ class Endpoint:
                     self._hear(said, body)
 
     def _greet(self, hello: Hello, stream: ClientWebSocketResponse) -> None:
-        if hello.protocol != PROTOCOL:
-            raise NotUsable(
-                problem=f"the client speaks protocol {hello.protocol}, this server {PROTOCOL}; "
-                "install the same version on both"
-            )
+        check_protocol(hello)
+        self.why_out = ""
         self.instance, self.start = hello.instance, hello.start
         self.version, self.service = hello.version, hello.service
         self.slots = hello.slots
@@ -234,7 +231,7 @@ class Endpoint:
         self._acknowledged.clear()
         self._stream = stream
 
-    def _hear(self, message: Message, body: bytes) -> None:
+    def _hear(self, message: Message | Other, body: bytes) -> None:
         if isinstance(message, State):
             payload = message.payload
             key = (payload.job, payload.attempt)

@@ -43,11 +43,14 @@ def _row(
 ) -> dict[str, Any]:
     known = directory.get(endpoint.instance) or _last_at(directory, endpoint.name)
     if known is None:
+        state = "out" if endpoint.why_out else "lost"
         why = endpoint.problem or "it has not been reached yet"
-        return {**_NOBODY, "address": endpoint.name, "why": why}
+        return {**_NOBODY, "address": endpoint.name, "state": state, "why": why}
     row = {**_away(known, loads, gone_after), "address": endpoint.name}
     if not endpoint.listed:
-        if row["state"] == "lost" and endpoint.problem:
+        if endpoint.why_out:
+            row.update(state="out", why=endpoint.why_out)
+        elif row["state"] == "lost" and endpoint.problem:
             row["why"] += f": {endpoint.problem}"
         if endpoint.same_as is not None:
             row.update(state="out", why=f"the same client as {endpoint.same_as.name}")

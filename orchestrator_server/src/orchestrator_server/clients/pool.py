@@ -13,6 +13,7 @@ from orchestrator_server.config import ClientAddress, Service
 from orchestrator_server.queue.dispatch import Limits, Offer
 from orchestrator_server.queue.waiting import Clients
 from orchestrator_server.store.job import Job
+from orchestrator_shared.client_token import ClientToken
 
 #: How many jobs of a service run at once where its clients do not tell their slots.
 DEFAULT_MAX_RUNS = 10
@@ -28,8 +29,10 @@ class Pool:
         lost_after: float,
         directory: Directory,
         listener: Listener,
+        token: ClientToken | None,
     ) -> None:
         self.services = services
+        self._token = token
         self._directory = directory
         self._listener = listener
         self._server = server
@@ -43,7 +46,7 @@ class Pool:
     async def start(self, bound: Iterable[str]) -> None:
         """Begin to follow every client, and those at the addresses `bound`, which have jobs yet
         even if no service names them any more."""
-        self._session = new_session()
+        self._session = new_session(self._token)
         named = [address for service in self.services.values() for address in service.clients]
         for address in (*named, *map(ClientAddress.from_base, bound)):
             if address.base not in self._endpoints:
@@ -99,6 +102,12 @@ class Pool:
         """When this client was last heard of (monotonic seconds); None: not since the start."""
         known = self._known(instance)
         return known.last_seen if known else None
+
+    def why_out(self, instance: str) -> str:
+        """Why this client answers, and works with this server all the same no more; empty: it
+        does, or does not answer."""
+        outs = (e.why_out for e in self._endpoints.values() if e.instance == instance)
+        return next(filter(None, outs), "")
 
     def name(self, instance: str) -> str:
         """How this client is called in records and logs."""

@@ -23,6 +23,7 @@ from orchestrator_server.clients.outcomes import (
 )
 from orchestrator_server.config import ClientAddress
 from orchestrator_server.store.job import Job, JobInput
+from orchestrator_shared.client_token import ClientToken
 from orchestrator_shared.errors import ClientUnreachable, Transient
 from orchestrator_shared.messages import PackedResult, PayloadState, decode_payload
 from orchestrator_shared.multipart import body_length, stream_body
@@ -115,7 +116,7 @@ class Requests:
                 silence,
                 self._session.post(self._address.submit, data=body(), headers=headers) as response,
             ):
-                if not _is_client(response):
+                if response.status != 426 and not _is_client(response):
                     problem = f"HTTP {response.status} of another program"
                     raise OutcomeUnknown(problem=f"{self._address.base}: {problem}")
                 if response.status != 200:
@@ -138,7 +139,7 @@ class Requests:
         message = f"HTTP {response.status}"
         with contextlib.suppress(ValueError, aiohttp.ClientError, KeyError, TypeError):
             message = str((await response.json())["message"])
-        if response.status == 421:
+        if response.status in (401, 421, 426):
             return NotReceived(problem=message)
         if response.status == 409:
             held = response.headers.get(H_ATTEMPT, "")
@@ -291,8 +292,8 @@ def _says_gone(response: aiohttp.ClientResponse, job: Job) -> bool:
 
 
 def _is_client(response: aiohttp.ClientResponse) -> bool:
-    """Whether it is a client that answers, and not a proxy before it."""
-    return H_PROTOCOL in response.headers
+    """Whether it is a client of our protocol that answers, and not a proxy before it."""
+    return response.headers.get(H_PROTOCOL) == str(PROTOCOL)
 
 
 async def _close(chunks: AsyncGenerator[bytes, None]) -> None:
@@ -306,9 +307,10 @@ async def _close(chunks: AsyncGenerator[bytes, None]) -> None:
             await asyncio.sleep(0.001)
 
 
-def new_session() -> aiohttp.ClientSession:
+def new_session(token: ClientToken | None) -> aiohttp.ClientSession:
     """The one connection pool of the server: no limit of number, and of time only on silence."""
     return aiohttp.ClientSession(
+        headers=token.headers if token is not None else None,
         connector=aiohttp.TCPConnector(limit=0),
         timeout=ClientTimeout(total=None, sock_connect=5, sock_read=SILENCE_LIMIT),
         auto_decompress=False,

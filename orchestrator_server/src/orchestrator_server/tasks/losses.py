@@ -127,19 +127,22 @@ class Losses:
                 since = self._pool.last_seen(instance)
                 more = min(now - since, self._patience.lost_after) if since else 0.0
             self._absent[instance] = self._absent.get(instance, 0.0) + more
-            silence = self._directory.add_silence(instance, more)
+            # A client that answers, and is out, comes back once somebody has seen to it: its jobs
+            # wait for that.
+            why_out = self._pool.why_out(instance)
+            silence = self._directory.add_silence(instance, 0.0 if why_out else more)
             # Each start of this server gives it time to come.
             if self._absent[instance] >= self._patience.lost_after:
-                await self._lose_sight(instance)
-                await self._let_go(instance, silence)
+                await self._lose_sight(instance, why_out or "it does not answer")
+                await self._let_go(instance, 0.0 if why_out else silence)
 
-    async def _lose_sight(self, instance: str) -> None:
+    async def _lose_sight(self, instance: str, why: str) -> None:
         if instance in self._lost:
             return
         self._lost.add(instance)
         name = self._pool.name(instance)
-        count = await self._jobs.lose_sight(instance, f"{name} does not answer")
-        log.warning("client %s is lost: %d jobs are Unknown", name, count)
+        count = await self._jobs.lose_sight(instance, f"client {name}: {why}")
+        log.warning("client %s is lost: %d jobs are Unknown: %s", name, count, why)
 
     async def _let_go(self, instance: str, silence: float) -> None:
         """Look which jobs of a lost client need not wait for it any more."""
