@@ -4,14 +4,34 @@ PYTHON ?= python3
 # What `make test` runs: all, or for example TESTS=tests/unit.
 TESTS ?=
 
+# Where `make test-deploy` keeps what it builds from Go modules.
+PARTS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/job-orchestrator-parts
+
+# What `make images` builds: on BASE (default: the official slim Python), and behind a mirror or a
+# proxy with a configuration of pip and the certificates that it trusts. No layer keeps these two.
+IMAGES ?= server client example prodigy
+DOCKER ?= docker
+BASE ?=
+PIP_CONF ?=
+CA_BUNDLE ?=
+BUILD_FLAGS ?=
+
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := shared orchestrator_server orchestrator_client
 SOURCES := $(addsuffix /src,$(PACKAGES)) tests examples
 PIP := install --quiet --disable-pip-version-check
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' shared/pyproject.toml)
+COMPOSE := $(DOCKER) compose -f deploy/compose/compose.yaml
+comma := ,
+BUILD := DOCKER_BUILDKIT=1 $(DOCKER) build -f deploy/Dockerfile \
+	$(if $(BASE),--build-arg BASE=$(BASE)) \
+	$(if $(PIP_CONF),--secret id=pip_conf$(comma)src=$(PIP_CONF)) \
+	$(if $(CA_BUNDLE),--secret id=ca_bundle$(comma)src=$(CA_BUNDLE)) $(BUILD_FLAGS)
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo server client test test-prodigy test-faults lint format clean
+.PHONY: help install demo server client test test-prodigy test-faults test-deploy images up down logs
+.PHONY: lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -62,11 +82,29 @@ test-prodigy: $(VENV)/installed-tools .venv-prodigy/installed ## run PRODIGY (ne
 test-faults: $(VENV)/installed-tools ## run the fault scenarios in full: 30 kills of each kind, cuts, full disks
 	FAULTS_SCALE=10 $(BIN)/python -m pytest -m "not prodigy" --timeout 1500 tests/acceptance/faults
 
+test-deploy: $(VENV)/installed-tools ## run the images, Compose, the chart and the units for real (root, Go)
+	tests/deploy/prepare "$(PARTS)"
+	PARTS="$(PARTS)" $(BIN)/python -m pytest -m deploy --timeout 1500 $(or $(TESTS),tests/deploy)
+
 soak: $(VENV)/installed-tools ## inject faults at random for MINUTES=30, and print what became of all jobs
 	PYTHONPATH=tests $(BIN)/python -m acceptance.faults.soak $(or $(MINUTES),30)
 
 bench: $(VENV)/installed-tools ## measure how fast it is, all cases or CASE=name; see docs/performance.md
 	PYTHONPATH=tests $(BIN)/python -m bench $(CASE)
+
+images: ## build the images of server and clients, or those of IMAGES=
+	for image in $(IMAGES); do \
+	    $(BUILD) --target $$image -t job-orchestrator/$$image:$(VERSION) . || exit; \
+	done
+
+up: images ## start a server and two clients by Docker Compose
+	$(COMPOSE) up --detach --wait --no-build
+
+down: ## stop them; volumes stay
+	$(COMPOSE) down
+
+logs: ## show what they say
+	$(COMPOSE) logs --follow
 
 lint: $(VENV)/installed-tools ## check style and types
 	$(BIN)/ruff format --check .
