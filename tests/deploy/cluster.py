@@ -18,7 +18,9 @@ PATIENCE = 180.0
 
 #: What the first process of the namespaces does before it waits.
 _BEGIN = "mount --make-rprivate / && ip link set lo up && exec docker-init -- sleep infinity"
-_UNSHARE = ("--fork", "--mount-proc", "--kill-child")
+#: They end with the tests, whatever ends those.
+_SPACES = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--net", "--pid", "--fork"]
+_SPACES += ["--mount-proc", "--kill-child"]
 
 _SERVER = "https://127.0.0.1:6443"
 _TOKEN = "made-up-for-these-tests"
@@ -39,7 +41,7 @@ class Cluster:
     def start(self) -> None:
         """Start all of it, and wait until it answers."""
         self._first = subprocess.Popen(
-            ["unshare", "--mount", "--net", "--pid", *_UNSHARE, "sh", "-euc", _BEGIN],
+            [*_SPACES, "sh", "-euc", _BEGIN],
             stdin=subprocess.DEVNULL,
         )
         wait_until(self._is_begun, "the namespaces are there")
