@@ -5,8 +5,10 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TextIO
@@ -159,6 +161,7 @@ async def serve(app: web.Application, settings: Settings) -> None:
         log.info("listening on %s", " ".join(_address(site) for site in runner.addresses))
         if (warning := app.get(WARNING)) is not None:
             log.warning(warning)
+        _tell_systemd()
         await stop.wait()
         log.info("stopping")
         stopped_at = loop.time()
@@ -169,6 +172,16 @@ async def serve(app: web.Application, settings: Settings) -> None:
         loop.call_later(left, _cut_transfers, runner)
     finally:
         await runner.cleanup()
+
+
+def _tell_systemd() -> None:
+    """Where systemd started this program and waits for that: it listens (sd_notify(3))."""
+    # Nothing that is started from here is to speak for it.
+    path = os.environ.pop("NOTIFY_SOCKET", "")
+    if path:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told, contextlib.suppress(OSError):
+            told.connect("\0" + path[1:] if path.startswith("@") else path)
+            told.send(b"READY=1")
 
 
 def _cut_transfers(runner: web.AppRunner) -> None:
