@@ -46,6 +46,7 @@ async def test_a_server_that_is_well_says_so(system: System) -> None:
         "problems": [],
         "clients": 1,
         "clients_up": 1,
+        "clients_out": {},
         "paused": False,
         "tasks": {
             name: {"errors": 0, "last_error": None} for name in ("sender", "getter", "cleaner")

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from orchestrator_client import keys as client_keys
 from orchestrator_shared.status import Status
@@ -61,13 +62,14 @@ async def _bring(situation: Situation, status: Status) -> None:
 
 
 @contextlib.asynccontextmanager
-async def job_in(tmp_path: Path, status: Status | str) -> AsyncIterator[Situation]:
-    """A job that is in this state until the test does something about it."""
+async def job_in(tmp_path: Path, status: Status | str, **changes: Any) -> AsyncIterator[Situation]:
+    """A job that is in this state until the test does something about it; `changes` are of the
+    server's settings."""
     lost_after = 0.2 if status == Status.UNKNOWN else 15.0
     with contextlib.closing(Gate(tmp_path)) as gate:
         async with system_behind_proxy(
             tmp_path,
-            server={"client_lost_after": lost_after, "getter_interval": 0.1},
+            server={"client_lost_after": lost_after, "getter_interval": 0.1, **changes},
             client={"kill_grace": 0.0},
         ) as (system, proxy):
             situation = Situation(system, proxy, gate)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_client.config import Config, OnStop
+from orchestrator_client.config import Config, LegacyWire, OnStop
 from orchestrator_shared.errors import SettingError
 
 Read = Callable[..., Config]
@@ -52,6 +52,8 @@ def test_nothing_needs_to_be_set(
         check=None,
         on_stop=OnStop.LEAVE,
         stop_grace=0.0,
+        client_token=None,
+        legacy_wire=LegacyWire.OFF,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
     )
 
@@ -85,6 +87,9 @@ def test_nothing_needs_to_be_set(
         ("ON_STOP", "hand-back", OnStop.HAND_BACK),
         ("ON_STOP", "finish", OnStop.FINISH),
         ("STOP_GRACE", "1h", 3600.0),
+        ("LEGACY_WIRE", "off", LegacyWire.OFF),
+        ("LEGACY_WIRE", "v1", LegacyWire.V1),
+        ("LEGACY_WIRE", "v2", LegacyWire.V2),
     ],
 )
 def test_a_setting_is_taken_from_the_environment(
@@ -120,6 +125,8 @@ def test_a_setting_is_taken_from_the_environment(
         ("KILL_GRACE", "soon"),
         ("ON_STOP", "restart"),
         ("STOP_GRACE", "-1"),
+        ("LEGACY_WIRE", "v3"),
+        ("LEGACY_WIRE", "2"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(read: Read, name: str, value: str) -> None:
@@ -131,6 +138,21 @@ def test_a_setting_that_cannot_be_used_is_named(read: Read, name: str, value: st
     assert value.split(",")[-1] in str(raised.value)
     assert "\n" not in str(raised.value)
     assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize("wire", list(LegacyWire))
+def test_an_original_server_cannot_know_a_token(
+    read: Read, tmp_path: Path, wire: LegacyWire
+) -> None:
+    """Nothing of it would be answered: the two settings exclude each other."""
+    token = tmp_path / "token"
+    token.write_text("of-both-sides")
+    settings = {"CLIENT_TOKEN_FILE": str(token), "LEGACY_WIRE": wire.value}
+    if wire is LegacyWire.OFF:
+        assert read(**settings).client_token is not None
+        return
+    with pytest.raises(SettingError, match=r"^LEGACY_WIRE: .*CLIENT_TOKEN_FILE.*one of the two$"):
+        read(**settings)
 
 
 @pytest.mark.parametrize("share", [1, 2, 3, 10_000])

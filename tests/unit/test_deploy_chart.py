@@ -131,7 +131,8 @@ def test_no_value_is_passed_over() -> None:
         (
             "clientSettings",
             "client",
-            {"HOST", "PORT", "DB_PATH", "DATA_PATH", "CLIENT_TOKEN_FILE", "SERVICE"},
+            # LEGACY_WIRE: here the server is ours.
+            {"HOST", "PORT", "DB_PATH", "DATA_PATH", "CLIENT_TOKEN_FILE", "SERVICE", "LEGACY_WIRE"},
         ),
     ],
 )

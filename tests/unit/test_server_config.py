@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator_server.config import ClientAddress, Config
+from orchestrator_server.config import ApiCompat, ClientAddress, Config
 from orchestrator_shared.errors import SettingError
 
 Read = Callable[..., Config]
@@ -71,6 +71,8 @@ def test_nothing_needs_to_be_set(read: Read, tmp_path: Path, monkeypatch: Any) -
         ("CLIENT_LOST_AFTER", "20s", 20.0),
         ("LOG_LEVEL", "Debug", "DEBUG"),
         ("LOG_LEVEL", "warning", "WARNING"),
+        ("API_COMPAT", "off", ApiCompat.OFF),
+        ("API_COMPAT", "v2", ApiCompat.V2),
     ],
 )
 def test_a_setting_is_taken_from_the_environment(
@@ -109,6 +111,7 @@ def test_flags_override_the_environment(read: Read) -> None:
         ("CLEANER_INTERVAL", "1 minute"),
         ("CLIENT_LOST_AFTER", "nan"),
         ("LOG_LEVEL", "loud"),
+        ("API_COMPAT", "v1"),
         ("SERVICE_A_RUNS_PER_USER", "0"),
         ("SERVICE_A_MAX_RUNS", "ten"),
         ("SERVICE_A_MAX_ATTEMPTS", "1.5"),

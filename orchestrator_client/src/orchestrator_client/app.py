@@ -7,9 +7,10 @@ from aiohttp import web
 from orchestrator_client import keys
 from orchestrator_client.api import health, kill, retrieve, stream, submit
 from orchestrator_client.api.authorized import Authorized
+from orchestrator_client.api.original import original_servers
 from orchestrator_client.check import Check
 from orchestrator_client.cleaner import Cleaner
-from orchestrator_client.config import Config
+from orchestrator_client.config import Config, LegacyWire
 from orchestrator_client.executors.bash import BashExecutor
 from orchestrator_client.health import Health
 from orchestrator_client.identity import Identity
@@ -93,9 +94,10 @@ def create_app(config: Config, clock: Clock | None = None) -> web.Application:
 
     starting = Starting(take_up, begin)
 
-    app = web.Application(
-        middlewares=[errors_become_answers, Authorized(config.client_token).check, starting.wait]
-    )
+    middlewares = [errors_become_answers, Authorized(config.client_token).check, starting.wait]
+    if config.legacy_wire is not LegacyWire.OFF:
+        middlewares.insert(2, original_servers(config.legacy_wire, starting).answer)
+    app = web.Application(middlewares=middlewares)
     app[keys.CONFIG] = config
     app[keys.IDENTITY] = identity
     app[keys.PAYLOADS] = payloads
@@ -109,9 +111,10 @@ def create_app(config: Config, clock: Clock | None = None) -> web.Application:
     app[keys.HEALTH] = Health(config, identity, runner, standing, clock, tasks)
     app[WIND_DOWN] = stopping.wind_down
     if config.client_token is None and not is_loopback(config.host):
-        app[WARNING] = (
-            "whoever can reach this client can have commands run here: set CLIENT_TOKEN_FILE, "
-            "here and at the server"
+        app[WARNING] = "whoever can reach this client can have commands run here: " + (
+            "set CLIENT_TOKEN_FILE, here and at the server"
+            if config.legacy_wire is LegacyWire.OFF
+            else "let nobody but its server reach it"
         )
     _add_routes(app)
 

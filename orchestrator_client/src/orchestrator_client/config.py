@@ -10,6 +10,7 @@ from environs import Env
 
 from orchestrator_shared import settings
 from orchestrator_shared.client_token import ClientToken
+from orchestrator_shared.errors import SettingError
 from orchestrator_shared.protocol import service_name
 from orchestrator_shared.settings import read
 
@@ -20,6 +21,14 @@ class OnStop(StrEnum):
     LEAVE = "leave"
     HAND_BACK = "hand-back"
     FINISH = "finish"
+
+
+class LegacyWire(StrEnum):
+    """As which client a server is answered that sends none of our headers (LEGACY_WIRE)."""
+
+    OFF = "off"
+    V1 = "v1"
+    V2 = "v2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,7 @@ class Config:
     stop_grace: float = 0.0
     #: What whoever asks has to know (CLIENT_TOKEN_FILE); None: nothing.
     client_token: ClientToken | None = None
+    legacy_wire: LegacyWire = LegacyWire.OFF
     #: How many files a job may open: the soft limit that the client itself was started with.
     open_files: int = 1024
 
@@ -62,7 +72,17 @@ class Config:
         Raises:
             SettingError: a setting cannot be used; it names the setting.
         """
-        env = Env()
+        config = cls._read(Env(), host, port)
+        if config.client_token is not None and config.legacy_wire is not LegacyWire.OFF:
+            problem = (
+                "a server of the original cannot send the token of CLIENT_TOKEN_FILE, so nothing "
+                "of it would be answered; set one of the two"
+            )
+            raise SettingError(setting="LEGACY_WIRE", problem=problem)
+        return config
+
+    @classmethod
+    def _read(cls, env: Env, host: str | None, port: str | None) -> "Config":
         if host is not None:
             os.environ["HOST"] = host
         if port is not None:
@@ -86,17 +106,11 @@ class Config:
             kill_grace=read(env, "KILL_GRACE", settings.seconds, "10"),
             service=read(env, "SERVICE", settings.optional(service_name), ""),
             check=read(env, "CHECK", settings.optional(str), ""),
-            on_stop=read(env, "ON_STOP", _on_stop, "leave"),
+            on_stop=read(env, "ON_STOP", settings.one_of(OnStop), "leave"),
             stop_grace=read(env, "STOP_GRACE", settings.seconds, "0"),
             client_token=read(
                 env, "CLIENT_TOKEN_FILE", settings.optional(ClientToken.from_file), ""
             ),
+            legacy_wire=read(env, "LEGACY_WIRE", settings.one_of(LegacyWire), "off"),
             open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         )
-
-
-def _on_stop(text: str) -> OnStop:
-    try:
-        return OnStop(text)
-    except ValueError:
-        raise ValueError(f"'{text}' is none of {', '.join(OnStop)}") from None

@@ -10,9 +10,12 @@ from aiohttp_apispec import setup_aiohttp_apispec
 
 from orchestrator_server import keys
 from orchestrator_server.api import clients, download, health, jobs, terminate, upload
+from orchestrator_server.api.original import answer_v2
 from orchestrator_server.clients.directory import Directory
+from orchestrator_server.clients.original.client import Here
+from orchestrator_server.clients.original.finding import Originals
 from orchestrator_server.clients.pool import Pool
-from orchestrator_server.config import Config
+from orchestrator_server.config import ApiCompat, Config
 from orchestrator_server.control import ControlSocket, socket_path
 from orchestrator_server.health import Health
 from orchestrator_server.identity import take_identity
@@ -53,15 +56,21 @@ def create_app(config: Config) -> web.Application:
     signals = Signals(config.services, watchers)
     database = Database(config.db_path, signals.on_commit)
     directory = Directory(database)
+    store, records = Jobs(database), Records(database)
+    originals = Originals(
+        Here(directory, identity.id, files.tmp, config.getter_interval),
+        records,
+        {name: service.max_runtime for name, service in config.services.items()},
+    )
     pool = Pool(
         config.services,
         identity.id,
         config.client_lost_after,
         directory,
         signals,
+        originals,
         config.client_token,
     )
-    store, records = Jobs(database), Records(database)
     terminator = Terminator(store, records, pool, watchers)
     sender = Sender(database, store, records, files, pool, config.sender_interval)
     patience = Patience(
@@ -100,6 +109,8 @@ def create_app(config: Config) -> web.Application:
     tasks = (sender.task, getter.task, cleaner.task)
 
     app = web.Application(middlewares=[errors_become_answers])
+    if config.api_compat is ApiCompat.V2:
+        app.middlewares.append(answer_v2)
     app[keys.CONFIG] = config
     app[keys.FILES] = files
     app[keys.JOBS] = store

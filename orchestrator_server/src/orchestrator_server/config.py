@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from environs import Env
@@ -27,6 +28,13 @@ SERVICE_SETTINGS = (
     "RETRY_EXIT_CODES",
     "MAX_AGE",
 )
+
+
+class ApiCompat(StrEnum):
+    """What portals are answered that were written for another server (API_COMPAT)."""
+
+    OFF = "off"
+    V2 = "v2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +103,7 @@ class Config:
     services: Mapping[str, Service]
     #: What clients want to hear with each request (CLIENT_TOKEN_FILE); None: nothing.
     client_token: ClientToken | None = None
+    api_compat: ApiCompat = ApiCompat.OFF
     #: Variables that look like a service's setting but are none.
     ignored: tuple[str, ...] = ()
 
@@ -131,6 +140,7 @@ class Config:
             client_token=read(
                 env, "CLIENT_TOKEN_FILE", settings.optional(ClientToken.from_file), ""
             ),
+            api_compat=read(env, "API_COMPAT", settings.one_of(ApiCompat), "off"),
             ignored=ignored,
         )
 

@@ -55,12 +55,18 @@ class Health:
             "problems": problems,
             "clients_up": len(there),
             "clients": len(self._pool.endpoints),
+            "clients_out": self._out(),
             "paused": self._operator.paused,
             "tasks": {
                 task.name: {"errors": task.errors, "last_error": task.last_error}
                 for task in self._tasks
             },
         }
+
+    def _out(self) -> dict[str, str]:
+        """Why clients that answer take no work: the address of each, and its reason."""
+        whys = ((e.name, e.why if e.state == "out" else e.why_out) for e in self._pool.endpoints)
+        return {name: why for name, why in whys if why}
 
     async def _database_problem(self) -> str | None:
         try:

@@ -28,10 +28,7 @@ def read_disposition(header: bytes) -> Mapping[str, str]:
     plain one. A name that is not UTF-8 keeps its odd bytes as surrogates, for check_name to
     refuse. The last ones are kept: a portal's uploads have the same again and again.
     """
-    found: dict[str, str] = {}
-    for key, quoted, bare in _PARAMETER.findall(header):
-        text = re.sub(rb'\\(["\\])', rb"\1", quoted) if quoted else bare
-        found.setdefault(key.decode("ascii").lower(), text.decode(errors="surrogateescape"))
+    found = _parameters(header)
     if "filename" in found:
         found["filename"] = re.sub(
             "%22|%0d|%0a", lambda match: _ENCODED[match[0].lower()], found["filename"], flags=re.I
@@ -41,6 +38,21 @@ def read_disposition(header: bytes) -> Mapping[str, str]:
         value = found["filename*"].split("'", 2)[-1]
         found["filename"] = unquote_to_bytes(value).decode(errors="surrogateescape")
     return MappingProxyType(found)
+
+
+@lru_cache(maxsize=256)
+def read_undecoded_disposition(header: bytes) -> Mapping[str, str]:
+    """The same of a sender that encodes nothing in a plain `filename`, and sends one with every
+    file: `%22` is part of the name."""
+    return MappingProxyType(_parameters(header))
+
+
+def _parameters(header: bytes) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, quoted, bare in _PARAMETER.findall(header):
+        text = re.sub(rb'\\(["\\])', rb"\1", quoted) if quoted else bare
+        found.setdefault(key.decode("ascii").lower(), text.decode(errors="surrogateescape"))
+    return found
 
 
 def write_disposition(name: str) -> str:

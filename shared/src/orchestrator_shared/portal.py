@@ -146,6 +146,12 @@ class ServerHealthSchema(Schema):
     version = fields.String(required=True)
     problems = fields.List(fields.String(), required=True)
     clients_up = fields.Integer(required=True)
+    clients_out = fields.Dict(
+        keys=fields.String(),
+        values=fields.String(),
+        required=True,
+        metadata={"description": "why clients that answer take no work"},
+    )
     clients = fields.Integer(required=True)
     paused = fields.Boolean(
         required=True, metadata={"description": "restored, and not resumed yet"}

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from orchestrator_shared.client_token import ClientToken
 from orchestrator_shared.errors import StartError
+from orchestrator_shared.protocol import H_PROTOCOL, PROTOCOL
 
 #: How long it waits for an answer (seconds).
 PATIENCE: Final = 5.0
@@ -46,7 +47,8 @@ def probe(host: str, port: int, token: ClientToken | None, route: str) -> str:
     where = f"{host}:{port}/{route}"
     connection = http.client.HTTPConnection(ANY.get(host, host), port, timeout=PATIENCE)
     try:
-        connection.request("GET", "/" + route, headers=dict(token.headers) if token else {})
+        own = {H_PROTOCOL: str(PROTOCOL), **(token.headers if token else {})}
+        connection.request("GET", "/" + route, headers=own)
         answer = connection.getresponse()
         body = answer.read()
     except (OSError, http.client.HTTPException) as error:

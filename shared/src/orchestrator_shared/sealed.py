@@ -84,11 +84,11 @@ async def answer_sealed(
     """
     response = web.StreamResponse(
         headers={
-            **headers,
             "Content-Type": "application/zip",
             "ETag": sealed.etag,
             "Repr-Digest": sealed.repr_digest,
             "Accept-Ranges": "bytes",
+            **headers,
         }
     )
     if _is_known(request, sealed):
@@ -117,11 +117,15 @@ async def answer_sealed(
             await response.prepare(request)
             await file.seek(start)
             left = end - start
+            chunk = b""
             while left:
+                if chunk:
+                    await response.write(chunk)
                 chunk = await file.read(min(CHUNK, left))
                 if not chunk:
                     raise OSError(errno.EIO, _DAMAGED, str(sealed.content))
-                await response.write(chunk)
                 left -= len(chunk)
+        # The last bytes once the file is closed: nobody waits for what comes behind them.
+        await response.write(chunk)
     await response.write_eof()
     return response

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from yarl import URL
 from orchestrator_shared.errors import SettingError
 
 T = TypeVar("T")
+Choice = TypeVar("Choice", bound=StrEnum)
 
 _SIZES = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -80,6 +82,18 @@ def interval(text: str) -> float:
 def optional(parse: Callable[[str], T]) -> Callable[[str], T | None]:
     """The same, but an empty text is None."""
     return lambda text: parse(text) if text else None
+
+
+def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
+    """One of a few words."""
+
+    def parse(text: str) -> Choice:
+        try:
+            return choices(text)
+        except ValueError:
+            raise ValueError(f"'{text}' is none of {', '.join(choices)}") from None
+
+    return parse
 
 
 def path(text: str) -> Path:

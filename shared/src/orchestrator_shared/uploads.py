@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import itertools
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -33,6 +33,9 @@ WRITE_SIZE: Final = 512 * 1024
 _HEADER_LIMIT: Final = 8192
 
 _numbers = itertools.count(1)
+
+#: Reads the parameters of a Content-Disposition.
+ReadDisposition = Callable[[bytes], Mapping[str, str]]
 
 
 @dataclass
@@ -91,13 +94,14 @@ class _Receiver:
     `give_up` waits for it, or keeps it from beginning.
     """
 
-    def __init__(self, folder: Path, limit: int, inline_limit: int) -> None:
+    def __init__(self, folder: Path, limit: int, inline_limit: int, read: ReadDisposition) -> None:
         self.upload = Upload()
         self.finished = False
         self.pending = 0
         self._folder = folder
         self._limit = limit
         self._inline_limit = inline_limit
+        self._read = read
         self._total = 0
         self._names: set[str] = set()
         self._pieces: list[tuple[int, bytes]] = []
@@ -132,7 +136,7 @@ class _Receiver:
         self._header_name = self._header_value = b""
 
     def on_headers_finished(self) -> None:
-        found = read_disposition(self._disposition)
+        found = self._read(self._disposition)
         if "filename" in found:
             name = check_name(found["filename"])
             if name in self._names:
@@ -260,13 +264,18 @@ def _parser(request: web.Request, receiver: _Receiver) -> MultipartParser:
 
 
 async def receive_upload(
-    request: web.Request, folder: Path, limit: int, inline_limit: int = INLINE_LIMIT
+    request: web.Request,
+    folder: Path,
+    limit: int,
+    inline_limit: int = INLINE_LIMIT,
+    *,
+    read: ReadDisposition = read_disposition,
 ) -> Upload:
     """Read a multipart request to its end, in constant memory.
 
     Files of `inline_limit` bytes in sum at most come back in `Upload.body`; larger ones lie in a
     new folder below `folder`, which the caller moves away or discards, and are not yet durable.
-    `limit` is the most that all files may have (bytes).
+    `limit` is the most that all files may have (bytes), `read` finds the name of each.
 
     Raises:
         BadUpload: it is malformed, cut short, has a name that cannot be used, or a name twice.
@@ -275,7 +284,7 @@ async def receive_upload(
         Silent: no byte came for SILENCE_LIMIT seconds.
         OSError: the disk is full, or cannot be written.
     """
-    receiver = _Receiver(folder / f"upload-{next(_numbers)}", limit, inline_limit)
+    receiver = _Receiver(folder / f"upload-{next(_numbers)}", limit, inline_limit, read)
     try:
         parser = _parser(request, receiver)
         if request.content.is_eof():

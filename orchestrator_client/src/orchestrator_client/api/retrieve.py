@@ -1,5 +1,6 @@
 """5, get: a payload's state, its result, or its working directory as it is now."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ async def retrieve(request: web.Request) -> web.StreamResponse:
     """GET, HEAD /retrieve/{id}."""
     payload = find_payload(request)
     if payload.status is PayloadStatus.COMPLETED:
-        return await _packed(request, payload)
+        return await packed(request, payload)
     if not payload.has_ended:
         return payload_answer(request, payload, 202)
     return web.Response(status=204, headers={H_JOB_STATUS: payload.status})
@@ -30,7 +31,7 @@ async def result(request: web.Request) -> web.StreamResponse:
     payload = find_payload(request)
     if payload.result_size is None or payload.status is PayloadStatus.CLEANED:
         raise NotFound("result of payload", payload.id)
-    return await _packed(request, payload)
+    return await packed(request, payload)
 
 
 async def retrieve_partial(request: web.Request) -> web.StreamResponse:
@@ -39,7 +40,7 @@ async def retrieve_partial(request: web.Request) -> web.StreamResponse:
     if payload.status is PayloadStatus.CLEANED:
         raise NotFound("working directory of payload", payload.id)
     if payload.has_ended and payload.result_size is not None:
-        return await _packed(request, payload)
+        return await packed(request, payload)
     workdir = request.app[RUNNER].workdir(payload.id)
     response = web.StreamResponse()
     response.content_type = "application/zip"
@@ -52,10 +53,18 @@ async def retrieve_partial(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _packed(request: web.Request, payload: Payload) -> web.StreamResponse:
+async def packed(
+    request: web.Request, payload: Payload, headers: Mapping[str, str] | None = None
+) -> web.StreamResponse:
+    """What was packed of a payload.
+
+    Raises:
+        NotFound: it is not there any more.
+        OSError: it cannot be read.
+    """
     path = Path(request.app[RUNNER].workdir(payload.id).result)
     sealed = Sealed(path, payload.result_size or 0, payload.result_sha256 or "")
     try:
-        return await answer_sealed(request, sealed, {})
+        return await answer_sealed(request, sealed, headers or {})
     except FileNotFoundError as error:
         raise NotFound("result of payload", payload.id) from error

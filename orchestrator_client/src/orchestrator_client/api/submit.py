@@ -8,25 +8,42 @@ from aiohttp import web
 
 from orchestrator_client.api.claims import payload_answer, read_claim
 from orchestrator_client.keys import CONFIG, INTAKE
+from orchestrator_client.payloads import Payload
+from orchestrator_client.workdir import Claim
 from orchestrator_shared.answers import answer
 from orchestrator_shared.errors import BadUpload, OlderAttempt
+from orchestrator_shared.multipart import read_disposition
 from orchestrator_shared.protocol import H_ATTEMPT
-from orchestrator_shared.uploads import Upload, receive_upload, write_inline
+from orchestrator_shared.uploads import ReadDisposition, Upload, receive_upload, write_inline
 
 
 async def submit(request: web.Request) -> web.Response:
     """POST /submit; 409 names the attempt that is held, where that is why."""
     claim = read_claim(request)
-    upload = await receive_upload(request, request.app[CONFIG].data_path / "tmp", sys.maxsize)
+    try:
+        payload = await receive(request, claim)
+    except OlderAttempt as error:
+        return answer(409, str(error), headers={H_ATTEMPT: str(error.details["held"])})
+    return payload_answer(request, payload)
+
+
+async def receive(
+    request: web.Request, claim: Claim, read: ReadDisposition = read_disposition
+) -> Payload:
+    """Take the attempt whose files a request brings; `read` finds the name of each.
+
+    Raises:
+        OrchestratorError: it cannot be used, or is not taken.
+        OSError: the disk is full, or cannot be written.
+    """
+    folder = request.app[CONFIG].data_path / "tmp"
+    upload = await receive_upload(request, folder, sys.maxsize, read=read)
     try:
         if not upload.files:
             raise BadUpload(problem="it has no file")
-        payload = await request.app[INTAKE].take(claim, lambda folder: place(upload, folder))
-    except OlderAttempt as error:
-        return answer(409, str(error), headers={H_ATTEMPT: str(error.details["held"])})
+        return await request.app[INTAKE].take(claim, lambda folder: place(upload, folder))
     finally:
         await asyncio.to_thread(upload.discard)
-    return payload_answer(request, payload)
 
 
 def place(upload: Upload, folder: str) -> None:

@@ -142,7 +142,7 @@ async def _pass_through(request: web.Request, job: Job) -> web.StreamResponse:
         await response.prepare(request)
         try:
             if request.method != "HEAD":
-                async for chunk in zipped.content.iter_any():
+                async for chunk in zipped:
                     await response.write(chunk)
             await response.write_eof()
         except UNREACHABLE as error:

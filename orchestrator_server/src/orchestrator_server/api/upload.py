@@ -85,17 +85,32 @@ _PARAMETERS: Final[list[dict[str, Any]]] = [
 )
 async def upload(request: web.Request) -> web.Response:
     """POST /upload."""
+    job, new = await receive(request)
+    return json_answer(summary(request, job), 201 if new else 200, uploaded_headers(job))
+
+
+async def receive(request: web.Request) -> tuple[Job, bool]:
+    """The job that an upload makes, or made before, and whether it is new.
+
+    Raises:
+        BadUpload: a field, a file or its name is missing or cannot be used.
+        OrchestratorError: it is too large, arrived damaged, or its key was used for another.
+        NoSpace, OSError: there is no room on the disk.
+    """
     config, files = request.app[CONFIG], request.app[FILES]
     key = _idempotency_key(request)
     request.app[ROOM].check()
     received = await receive_upload(request, files.tmp, config.max_upload_size)
     try:
-        job, new = await _insert(request, received, key)
+        return await _insert(request, received, key)
     finally:
         if received.folder is not None:
             await asyncio.to_thread(received.discard)
-    headers = {hdrs.LOCATION: f"/jobs/{job.id}", **status_header(job)}
-    return json_answer(summary(request, job), 201 if new else 200, headers)
+
+
+def uploaded_headers(job: Job) -> dict[str, str]:
+    """The headers of the answer to an upload."""
+    return {hdrs.LOCATION: f"/jobs/{job.id}", **status_header(job)}
 
 
 async def _insert(request: web.Request, received: Upload, key: str | None) -> tuple[Job, bool]:

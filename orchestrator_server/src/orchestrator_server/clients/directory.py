@@ -52,12 +52,15 @@ class Directory:
         self._database = database
         self._clock = clock
         self._known: dict[str, Known] = {}
+        self._original_ids: dict[str, tuple[int, int]] = {}
         self._errands = Errands("what is known of a client could not be kept")
 
     async def open(self) -> None:
         """Read the table."""
 
         def step(connection: sqlite3.Connection) -> list[Known]:
+            originals = connection.execute(sql("original_clients"))
+            self._original_ids = {instance: (highest, n) for instance, highest, n in originals}
             return [Known(*row) for row in connection.execute(sql("clients"))]
 
         self._known = {known.instance: known for known in await self._database.read(step)}
@@ -127,6 +130,19 @@ class Directory:
         if silence // KEEP_EVERY > known.silence_s // KEEP_EVERY:
             self._errands.run(self._change("keep_silence", **asdict(silent)))
         return silence
+
+    def original_ids(self, instance: str) -> tuple[int, int]:
+        """Of a client of the original: the highest id that it gave to a payload, and how often its
+        ids began again."""
+        return self._original_ids.get(instance, (0, 0))
+
+    async def keep_original_ids(self, instance: str, highest: int, resets: int) -> None:
+        """What original_ids gives back from now on."""
+        if self._original_ids.get(instance) != (highest, resets):
+            self._original_ids[instance] = (highest, resets)
+            await self._change(
+                "keep_original_ids", instance=instance, highest_id=highest, resets=resets
+            )
 
     async def say_gone(self, instance: str) -> None:
         """An operator knows that it will not come back soon."""

@@ -6,12 +6,14 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import aiohttp
-from aiohttp import ClientWebSocketResponse
 
-from orchestrator_server.clients.opening import Out, check_protocol, open_stream
+from orchestrator_server.clients.listening import Acquaintance, Listener
+from orchestrator_server.clients.opening import Out, Stream, check_protocol, open_stream
+from orchestrator_server.clients.original.client import OriginalClient
+from orchestrator_server.clients.original.finding import Originals
 from orchestrator_server.clients.outcomes import (
     NotReceived,
     OutcomeUnknown,
@@ -24,7 +26,6 @@ from orchestrator_server.clients.requests import UNREACHABLE, Requests
 from orchestrator_server.config import ClientAddress
 from orchestrator_server.store.job import Job, JobInput
 from orchestrator_shared.errors import ClientUnreachable, NotUsable
-from orchestrator_shared.frames import pack_frame, unpack_frame
 from orchestrator_shared.messages import (
     Acknowledge,
     HandBack,
@@ -34,7 +35,6 @@ from orchestrator_shared.messages import (
     Listed,
     Message,
     Other,
-    PayloadState,
     Refusal,
     State,
     Submit,
@@ -52,29 +52,6 @@ BACKOFF_FIRST: Final = 0.5
 BACKOFF_MOST: Final = 30.0
 
 
-class Listener(Protocol):
-    """Who wants to know what a client says."""
-
-    def on_state(self, client: "Endpoint", payload: PayloadState, result: bytes) -> None:
-        """A payload is now so; a small result comes with it."""
-
-    def on_listed(self, client: "Endpoint") -> None:
-        """The client is there, and has told of every payload."""
-
-    def on_room(self, client: "Endpoint") -> None:
-        """The client may take more than before."""
-
-
-class Acquaintance(Protocol):
-    """Who remembers clients for longer than this server lives."""
-
-    def meet(self, instance: str, address: str, hello: Hello) -> None:
-        """A client has said who it is."""
-
-    def is_draining(self, instance: str | None) -> bool:
-        """Whether nothing new is to be sent to it."""
-
-
 class Endpoint:
     """One client at one address. Its lane is its own: nothing here waits for another client."""
 
@@ -86,11 +63,13 @@ class Endpoint:
         lost_after: float,
         listener: Listener,
         acquaintance: Acquaintance,
+        originals: Originals,
         twin: Callable[["Endpoint"], "Endpoint | None"],
     ) -> None:
         """`twin` gives another endpoint that follows the client which was met at this one."""
         self.address = address
-        self.requests = Requests(address, session, server)
+        self._own_requests = Requests(address, session, server)
+        self.requests: Requests | OriginalClient = self._own_requests
         self.instance: str | None = None
         self.start: str | None = None
         self.version = ""
@@ -119,14 +98,14 @@ class Endpoint:
         #: Payloads of jobs that this server does not know: it was restored, and leaves them alone.
         self.unknown: set[tuple[int, int]] = set()
         self._session = session
-        self._server = server
+        self._originals = originals
         self._lost_after = lost_after
         self._listener = listener
         self._acquaintance = acquaintance
         #: The payloads told of since the client was asked to tell of all again.
         self._retold: set[tuple[int, int]] | None = None
         self._twin = twin
-        self._stream: ClientWebSocketResponse | None = None
+        self._stream: Stream | OriginalClient | None = None
         #: What it was told to drop on the stream that is open now, and has not confirmed.
         self._acknowledged: set[tuple[int, int]] = set()
         self._submits: dict[tuple[int, int], asyncio.Future[SubmitError | None]] = {}
@@ -204,21 +183,28 @@ class Endpoint:
         return self.same_as is not None
 
     async def _follow_once(self) -> None:
-        opening = open_stream(self._session, self.name, self._server, self._lost_after)
-        async with await opening as stream:
-            while True:
-                message = await stream.receive(timeout=self._lost_after)
-                if message.type is not aiohttp.WSMsgType.BINARY:
-                    return
+        async with contextlib.aclosing(await self._open()) as stream:
+            while (message := await stream.receive(self._lost_after)) is not None:
                 self.last_seen = time.monotonic()
-                said, body = unpack_frame(message.data)
+                said, body = message
                 if isinstance(said, Hello):
                     self._greet(said, stream)
                 elif self._stream is not None:
                     self._hear(said, body)
 
-    def _greet(self, hello: Hello, stream: ClientWebSocketResponse) -> None:
+    async def _open(self) -> Stream | OriginalClient:
+        own = self._own_requests
+        try:
+            return await open_stream(self._session, own, self.name, own.server, self._lost_after)
+        except aiohttp.WSServerHandshakeError:
+            original = await self._originals.open(self._session, self.address)
+            if original is None:
+                raise
+            return original
+
+    def _greet(self, hello: Hello, stream: Stream | OriginalClient) -> None:
         check_protocol(hello)
+        self.requests = stream.requests
         self.why_out = ""
         self.instance, self.start = hello.instance, hello.start
         self.version, self.service = hello.version, hello.service
@@ -266,7 +252,8 @@ class Endpoint:
         if not self.listed:
             self.listed = True
             self._end_backoff()
-            log.info("client %s is there: %d slots", self.name, self.slots)
+            slots = f"{self.slots} slots" if self.tells_slots else f"{self.version}, tells no slots"
+            log.info("client %s is there: %s", self.name, slots)
         if self._retold is not None:
             self.told = self._retold
             self._retold = None
@@ -277,12 +264,12 @@ class Endpoint:
         if self.listed and self._retold is None:
             self._retold = set()
             with contextlib.suppress(ClientUnreachable):
-                await self._send(pack_frame(List()))
+                await self._send(List())
 
     async def hand_back(self) -> None:
         """Have it give back what it has not begun."""
         with contextlib.suppress(ClientUnreachable):
-            await self._send(pack_frame(HandBack()))
+            await self._send(HandBack())
 
     def _decide(self, key: tuple[int, int], error: SubmitError | None) -> None:
         """The outcome of a small submit, if it is one that somebody waits for."""
@@ -296,8 +283,8 @@ class Endpoint:
         for key in list(self._submits):
             self._decide(key, OutcomeUnknown(problem="the stream broke"))
 
-    async def _send(self, frame: bytes) -> None:
-        """Put a frame on the stream.
+    async def _send(self, message: Message, body: bytes = b"") -> None:
+        """Say something on the stream.
 
         Raises:
             ClientUnreachable: there is none.
@@ -305,7 +292,7 @@ class Endpoint:
         if self._stream is None:
             raise ClientUnreachable(client=self.name, problem=self._problem)
         try:
-            await self._stream.send_bytes(frame)
+            await self._stream.send(message, body)
         except UNREACHABLE as error:
             raise ClientUnreachable(client=self.name, problem=str(error)) from error
 
@@ -320,7 +307,7 @@ class Endpoint:
             SubmitError: it does not, or nobody knows.
         """
         try:
-            if job_input.body is not None:
+            if job_input.body is not None and self._takes_small_jobs:
                 await self._submit_small(job, job_input, job_input.body, limit_s)
             else:
                 payload = await self.requests.submit(job, job_input, folder, limit_s)
@@ -331,6 +318,15 @@ class Endpoint:
             self._back_off(disk=isinstance(error, RefusedForNow) and error.disk)
             raise
         self._end_backoff()
+
+    @property
+    def tells_slots(self) -> bool:
+        """Whether it says how many jobs it runs at once."""
+        return self._stream is None or self._stream.tells_slots
+
+    @property
+    def _takes_small_jobs(self) -> bool:
+        return self._stream is None or self._stream.takes_small_jobs
 
     async def _submit_small(
         self, job: Job, job_input: JobInput, body: bytes, limit_s: float | None
@@ -350,7 +346,7 @@ class Endpoint:
             if self._stream is None:
                 raise NotReceived(problem=f"{self.name}: {self._problem}")
             try:
-                await self._send(pack_frame(message, body))
+                await self._send(message, body)
             except ClientUnreachable as error:
                 raise OutcomeUnknown(problem=str(error)) from error
             async with asyncio.timeout(SILENCE_LIMIT):
@@ -380,7 +376,7 @@ class Endpoint:
         """Tell the client that it can drop a payload; where that fails it is told again, when it
         lists the payload the next time."""
         with contextlib.suppress(ClientUnreachable):
-            await self._send(pack_frame(Acknowledge(job=job, attempt=attempt)))
+            await self._send(Acknowledge(job=job, attempt=attempt))
             self.told.discard((job, attempt))
             self._acknowledged.add((job, attempt))
 

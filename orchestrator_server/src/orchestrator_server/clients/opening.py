@@ -4,10 +4,12 @@ import asyncio
 from typing import Final
 
 import aiohttp
-from aiohttp import ClientWebSocketResponse
+from aiohttp import ClientWebSocketResponse, WSMsgType
 
+from orchestrator_server.clients.requests import Requests
 from orchestrator_shared.errors import OrchestratorError
-from orchestrator_shared.messages import Hello
+from orchestrator_shared.frames import pack_frame, unpack_frame
+from orchestrator_shared.messages import Hello, Message, Other
 from orchestrator_shared.protocol import (
     FRAME_LIMIT,
     H_INSTANCE,
@@ -35,21 +37,55 @@ class Out(OrchestratorError):
         self.instance = instance
 
 
+class Stream:
+    """The stream of one of our clients: messages, and the bytes that belong to them."""
+
+    #: Whether a small job may go along on it.
+    takes_small_jobs: Final = True
+    #: Whether the client says how many jobs it runs at once.
+    tells_slots: Final = True
+
+    def __init__(self, socket: ClientWebSocketResponse, requests: Requests) -> None:
+        """`requests` are those to the same client."""
+        self.requests = requests
+        self._socket = socket
+
+    async def receive(self, patience: float) -> tuple[Message | Other, bytes] | None:
+        """What the client says next, within so many seconds; None: it has closed the stream.
+
+        Raises:
+            NotUsable: it arrived damaged.
+            aiohttp.ClientError, OSError, TimeoutError: nothing comes.
+        """
+        message = await self._socket.receive(timeout=patience)
+        return unpack_frame(message.data) if message.type is WSMsgType.BINARY else None
+
+    async def send(self, message: Message, body: bytes = b"") -> None:
+        """Say something."""
+        await self._socket.send_bytes(pack_frame(message, body))
+
+    async def aclose(self) -> None:
+        """Say nothing any more."""
+        await self._socket.close()
+
+
 async def open_stream(
-    session: aiohttp.ClientSession, base: str, server: str, patience: float
-) -> ClientWebSocketResponse:
+    session: aiohttp.ClientSession, requests: Requests, base: str, server: str, patience: float
+) -> Stream:
     """Open a stream within `patience` seconds.
 
     Raises:
         Out: a client answers, and will not work with this server.
-        aiohttp.ClientError, OSError, TimeoutError: there is none.
+        aiohttp.WSServerHandshakeError: another program answers.
+        aiohttp.ClientError, OSError, TimeoutError: nobody does.
     """
     headers = {H_PROTOCOL: str(PROTOCOL), H_SERVER: server}
     try:
         async with asyncio.timeout(patience):
-            return await session.ws_connect(
+            socket = await session.ws_connect(
                 base + STREAM, headers=headers, max_msg_size=FRAME_LIMIT
             )
+            return Stream(socket, requests)
     except aiohttp.WSServerHandshakeError as error:
         if error.headers is None or (spoken := error.headers.get(H_PROTOCOL)) is None:
             raise

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 import aiohttp
 
 from orchestrator_server.clients.directory import Directory
-from orchestrator_server.clients.endpoint import Endpoint, Listener
+from orchestrator_server.clients.endpoint import Endpoint
+from orchestrator_server.clients.listening import Listener
+from orchestrator_server.clients.original.finding import Originals
 from orchestrator_server.clients.requests import new_session
 from orchestrator_server.config import ClientAddress, Service
 from orchestrator_server.queue.dispatch import Limits, Offer
@@ -29,9 +31,11 @@ class Pool:
         lost_after: float,
         directory: Directory,
         listener: Listener,
+        originals: Originals,
         token: ClientToken | None,
     ) -> None:
         self.services = services
+        self._originals = originals
         self._token = token
         self._directory = directory
         self._listener = listener
@@ -57,6 +61,7 @@ class Pool:
                     self._lost_after,
                     self._listener,
                     self._directory,
+                    self._originals,
                     self._twin,
                 )
                 self._endpoints[address.base] = endpoint
@@ -165,9 +170,18 @@ class Pool:
         there = self._of(service)
         taking = [e for e in there if e.takes_jobs and e.service in (None, service)]
         away = [endpoint for endpoint in taking if endpoint.backing_off]
+        # One that does not tell its slots has no other limit than its service.
+        most = self.limits(service).max_runs
         return Clients(
             offers=[
-                Offer(e.instance or "", e.start or "", e.name, e.slots, e.others, e.load)
+                Offer(
+                    e.instance or "",
+                    e.start or "",
+                    e.name,
+                    e.slots if e.tells_slots else most,
+                    e.others,
+                    e.load,
+                )
                 for e in taking
                 if not e.backing_off
             ],

@@ -25,7 +25,7 @@ from orchestrator_server.config import ClientAddress
 from orchestrator_server.store.job import Job, JobInput
 from orchestrator_shared.client_token import ClientToken
 from orchestrator_shared.errors import ClientUnreachable, Transient
-from orchestrator_shared.messages import PackedResult, PayloadState, decode_payload
+from orchestrator_shared.messages import PayloadState, decode_payload
 from orchestrator_shared.multipart import body_length, stream_body
 from orchestrator_shared.protocol import (
     H_ATTEMPT,
@@ -65,14 +65,16 @@ class Requests:
     """The requests to a client, as one server makes them."""
 
     def __init__(self, address: ClientAddress, session: aiohttp.ClientSession, server: str) -> None:
+        self.server = server
         self._address = address
         self._session = session
-        self._server = server
 
     async def instance(self) -> str | None:
         """Which client answers at this address; None if none does."""
         try:
-            async with self._session.get(self._address.base + LIVE, timeout=_SHORT) as response:
+            async with self._session.get(
+                self._address.base + LIVE, headers={H_PROTOCOL: str(PROTOCOL)}, timeout=_SHORT
+            ) as response:
                 return response.headers.get(H_INSTANCE)
         except UNREACHABLE:
             return None
@@ -187,7 +189,7 @@ class Requests:
             raise ClientUnreachable(client=self._address.base, problem=str(error)) from error
 
     @contextlib.asynccontextmanager
-    async def partial(self, job: Job) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def partial(self, job: Job) -> AsyncIterator[AsyncIterator[bytes]]:
         """The working directory of a payload as it is now, as a stream of zip.
 
         Raises:
@@ -199,14 +201,15 @@ class Requests:
                 if response.status != 200:
                     problem = f"/retrieve_partial answers {response.status}"
                     raise ClientUnreachable(client=self._address.base, problem=problem)
-                yield response
+                yield response.content.iter_any()
         except UNREACHABLE as error:
             raise ClientUnreachable(client=self._address.base, problem=str(error)) from error
 
     # --- 5 get
 
-    async def fetch(self, job: Job, payload: int, packed: PackedResult, target: Path) -> None:
+    async def fetch(self, job: Job, payload: PayloadState, target: Path) -> PayloadState:
         """Write the result of a job's payload to a file; a transfer that breaks is gone on with.
+        Gives the payload back as its files show it, here as it was told.
 
         Raises:
             ClientUnreachable: it broke again and again.
@@ -214,6 +217,9 @@ class Requests:
             Damaged: the bytes are not those that the client packed.
             Transient, OSError: it cannot be written here.
         """
+        packed, id = payload.result, payload.id
+        if packed is None:
+            raise Damaged(payload=id)
         size = packed.size
         digest = hashlib.sha256()
         tries = 0
@@ -230,17 +236,18 @@ class Requests:
             while (before := file.tell()) < size:
                 problem = "it sends nothing"
                 try:
-                    async for chunks in self._read_result(job, payload, before):
+                    async for chunks in self._read_result(job, id, before):
                         await asyncio.to_thread(keep, chunks)
                         if file.tell() > size:
-                            raise Damaged(payload=payload)
+                            raise Damaged(payload=id)
                 except UNREACHABLE as error:
                     problem = str(error)
                 tries = tries + 1 if file.tell() == before else 0
                 if tries == FETCH_TRIES:
                     raise ClientUnreachable(client=self._address.base, problem=problem)
         if digest.hexdigest() != packed.sha256:
-            raise Damaged(payload=payload)
+            raise Damaged(payload=id)
+        return payload
 
     async def _read_result(self, job: Job, payload: int, start: int) -> AsyncIterator[list[bytes]]:
         headers = self._headers(job, payload)
@@ -270,10 +277,10 @@ class Requests:
         path = str(payload) if payload is not None else ""
         headers = {
             H_PROTOCOL: str(PROTOCOL),
-            H_SERVER: self._server,
+            H_SERVER: self.server,
             H_JOB: number,
             H_ATTEMPT: attempt,
-            H_CHECK: claim_check(self._server, number, attempt, service, path),
+            H_CHECK: claim_check(self.server, number, attempt, service, path),
         }
         if service:
             headers[H_SERVICE] = service

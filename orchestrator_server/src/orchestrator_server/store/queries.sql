@@ -178,6 +178,13 @@ UPDATE clients SET silence_s = :silence_s, last_seen = :last_seen WHERE instance
 -- name: say_gone
 UPDATE clients SET gone = 1 WHERE instance = :instance;
 
+-- name: original_clients
+SELECT instance, highest_id, resets FROM original_clients;
+
+-- name: keep_original_ids
+INSERT INTO original_clients (instance, highest_id, resets) VALUES (:instance, :highest_id, :resets)
+    ON CONFLICT (instance) DO UPDATE SET highest_id = :highest_id, resets = :resets;
+
 -- name: drain
 UPDATE clients SET draining = :draining WHERE instance = :instance;
 
@@ -319,3 +326,50 @@ UPDATE jobs SET floor = attempt + :ahead
 -- name: count_jobs
 -- bounded: for a backup, which looks at all of them.
 SELECT count(*) AS jobs FROM jobs;
+
+-- === taking over from the original
+
+-- name: original_jobs
+-- In the database of an original server, whose table has other columns and the same name.
+-- bounded: an import looks at all of them.
+SELECT * FROM jobs ORDER BY id;
+
+-- name: last_original_id
+-- Jobs of higher ids may have been removed there.
+SELECT seq FROM sqlite_sequence WHERE name = 'jobs';
+
+-- name: where_taken_from
+-- Whether there is a job of this id, and if it was taken over, its place at the original.
+SELECT jobs.id, taken_over.loc FROM jobs LEFT JOIN taken_over ON taken_over.job = jobs.id
+    WHERE jobs.id = :id;
+
+-- name: take_over
+-- A job begins as Queued; what has become of it at the original follows as changes.
+INSERT INTO jobs (id, user_id, service, status, folder, created_at, changed_at, input_bytes, reason)
+    VALUES (:id, :user_id, :service, 'Queued', :folder, :created_at, :created_at, :input_bytes,
+            :reason);
+
+-- name: insert_taken_over
+INSERT INTO taken_over (job, loc) VALUES (:job, :loc);
+
+-- name: end_taken_over
+-- It ended at the original: no client has a copy that could be asked for.
+UPDATE jobs SET status = :status, ended_as = :status, version = version + 1, instance = NULL,
+        payload = :payload, ended_at = :now, fault = :fault, reason = :reason, changed_at = :now
+    WHERE id = :id AND status = 'Processing'
+    RETURNING *;
+
+-- name: expect_client
+-- A client that was not met yet, and has jobs.
+INSERT INTO clients (instance, address, version, slots, last_seen)
+    VALUES (:instance, :address, 'original', 0, :now)
+    ON CONFLICT (instance) DO NOTHING;
+
+-- name: expect_original_ids
+-- Where they have begun again since, they are not what they were at the original.
+INSERT INTO original_clients (instance, highest_id) VALUES (:instance, :highest_id)
+    ON CONFLICT (instance) DO UPDATE SET highest_id = max(highest_id, excluded.highest_id)
+    WHERE resets = 0;
+
+-- name: skip_original_ids
+UPDATE sqlite_sequence SET seq = max(seq, :highest_id) WHERE name = 'jobs';

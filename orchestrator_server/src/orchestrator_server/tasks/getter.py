@@ -252,7 +252,7 @@ class Getter:
                 raise Damaged(payload=payload.id)
             if not job.delete_requested:
                 try:
-                    kept = await self._fetch(client, job, payload, packed)
+                    payload, kept = await self._fetch(client, job, payload, packed.size)
                 except PayloadGone as error:
                     await self._losses.lose(client, job, str(error))
                     return
@@ -286,20 +286,23 @@ class Getter:
         return Result(packed.size, packed.sha256, None, result)
 
     async def _fetch(
-        self, client: Endpoint, job: Job, payload: PayloadState, packed: PackedResult
-    ) -> Result:
-        """Fetch a result into a file; it is durable before the record names it."""
+        self, client: Endpoint, job: Job, payload: PayloadState, size: int
+    ) -> tuple[PayloadState, Result | None]:
+        """Fetch a result into a file; it is durable before the record names it. Gives the payload
+        back as its files show it."""
         target = self._files.tmp / f"result-{job.id}-{job.attempt}"
         async with self._fetches[client.name]:
-            self._room.check(packed.size)
+            self._room.check(size)
             try:
-                await client.requests.fetch(job, payload.id, packed, target)
+                payload = await client.requests.fetch(job, payload, target)
+                if (packed := payload.result) is None:
+                    return payload, None
                 file = await asyncio.to_thread(
                     self._files.keep_result, target, job.folder, job.attempt
                 )
             finally:
                 target.unlink(missing_ok=True)
-        return Result(packed.size, packed.sha256, file, None)
+        return payload, Result(packed.size, packed.sha256, file, None)
 
     async def _take_damaged(
         self, key: Key, client: Endpoint, payload: PayloadState, reason: str

@@ -1,0 +1,1 @@
+"""Clients of the original, seen as clients of ours: all that the server knows of its wire."""
