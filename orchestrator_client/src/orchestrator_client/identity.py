@@ -10,6 +10,11 @@ from orchestrator_shared.errors import SettingError
 from orchestrator_shared.folders import FolderLock, fsync_folder, write_whole
 
 OWNER: Final = "an orch-client"
+#: How every SQLite database begins, where our index of payloads differs from others (its
+#: application id, see payloads.py), and how much of a database may name its tables (bytes).
+_SQLITE: Final = b"SQLite format 3\0"
+_OUR_INDEX: Final = (slice(68, 72), b"orch")
+_SCHEMA_SIZE: Final = 64 * 1024
 
 
 class Identity:
@@ -19,8 +24,10 @@ class Identity:
         """Take DATA_PATH for the life of the process, and make what is missing in it.
 
         Raises:
-            SettingError: another process has it, or it cannot be written.
+            SettingError: another process has it, it is an original client's, or it cannot be
+                written.
         """
+        _refuse_original(data_path)
         self._lock = FolderLock(data_path / "lock", data_path, "DATA_PATH", OWNER)
         try:
             for name in ("payloads", "work", "tmp"):
@@ -55,3 +62,40 @@ class Identity:
         """Give DATA_PATH back."""
         os.close(self._counter)
         self._lock.release()
+
+
+def _refuse_original(data_path: Path) -> None:
+    """Leave the folder of an original client alone: its server may ask for what is in it yet.
+
+    Raises:
+        SettingError: it is one.
+    """
+    try:
+        if (data_path / "instance").exists() or not data_path.is_dir():
+            return
+        left = next(filter(_is_of_original, data_path.iterdir()), None)
+    except OSError as error:
+        problem = f"{error.filename} cannot be read: {error.strerror}"
+        raise SettingError(setting="DATA_PATH", problem=problem) from error
+    if left is not None:
+        raise SettingError(
+            setting="DATA_PATH",
+            problem=f"{data_path} is the folder of an original client, which left '{left.name}' "
+            "there, and stays as it is; let that client run until its server has all results, "
+            "then choose an empty folder",
+        )
+
+
+def _is_of_original(entry: Path) -> bool:
+    """Whether it is the folder of a payload, which has its id as name, or the table of them."""
+    if entry.is_dir():
+        return entry.name.isascii() and entry.name.isdigit()
+    if not entry.is_file():
+        return False
+    try:
+        with open(entry, "rb") as file:
+            start = file.read(_SCHEMA_SIZE)
+    except OSError:
+        return False
+    where, ours = _OUR_INDEX
+    return start.startswith(_SQLITE) and b"payloads" in start and start[where] != ours

@@ -55,6 +55,21 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         moving.add_argument("folder", metavar="DIR", type=settings.path)
         moving.set_defaults(command=_back_up if name == "backup" else _restore)
 
+    purpose = "take over the jobs of a stopped server of the original"
+    taking = commands.add_parser("import-legacy", help=purpose, description=purpose)
+    taking.add_argument("database", metavar="DB", type=settings.path, help="its database")
+    taking.add_argument(
+        "data", metavar="DATA", type=settings.path, help="where the files of its jobs are now"
+    )
+    taking.add_argument(
+        "--client",
+        metavar="SERVICE=URL",
+        action="append",
+        default=[],
+        help="the client that has the jobs of a service; needed where the service has several",
+    )
+    taking.set_defaults(command=_import)
+
     add_probe(commands, command=_probe)
 
     purpose = "have a server that was restored call its clients"
@@ -89,6 +104,14 @@ def _back_up(config: Config, flags: argparse.Namespace) -> str:
 def _restore(config: Config, flags: argparse.Namespace) -> str:
     os.umask(0o077)
     return restore(config, flags.folder)
+
+
+def _import(config: Config, flags: argparse.Namespace) -> str:
+    # Other commands are done sooner without it.
+    from orchestrator_server.import_original import import_original
+
+    os.umask(0o077)
+    return import_original(config, flags.database, flags.data, flags.client)
 
 
 def table(clients: Sequence[Mapping[str, Any]], now: float) -> str:

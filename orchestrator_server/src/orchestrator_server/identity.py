@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 from urllib.parse import quote
 
 from orchestrator_server.config import Config
+from orchestrator_server.original_server import is_of_original
 from orchestrator_server.store.connection import connect, migrate, unusable
 from orchestrator_server.store.files import FOLDERS
 from orchestrator_server.store.queries import sql
@@ -50,7 +51,7 @@ def take_identity(config: Config) -> Identity:
     """
     found, locks = lock_pair(config, OWNER, look)
     with locks:
-        return Identity(_pair(config, found), locks.pop_all())
+        return Identity(make_pair(config, found), locks.pop_all())
 
 
 def lock_pair(
@@ -141,6 +142,13 @@ def _peek(path: Path) -> tuple[str | None, bool]:
             tables = {name for (name,) in connection.execute(sql("tables"))}
             if not tables:
                 return None, False
+            if is_of_original(connection):
+                raise SettingError(
+                    setting="DB_PATH",
+                    problem=f"{path} is the database of an original server, and stays as it is; "
+                    "name another, and take its jobs over with orch-server import-legacy "
+                    f"{path} DATA, where DATA is the folder of their files",
+                )
             if not {"meta", "jobs", "history"} <= tables:
                 raise SettingError(
                     setting="DB_PATH", problem=f"{path} is not a database of orch-server"
@@ -153,10 +161,15 @@ def _peek(path: Path) -> tuple[str | None, bool]:
     return (id[0] if id else None), paired is not None
 
 
-def _pair(config: Config, found: Found) -> str:
-    """Bring the schema up to date; where they are new, give both the same id.
+def make_pair(config: Config, found: Found) -> str:
+    """Bring the schema up to date; where they are new, give both the same id. `found` is what
+    `look` saw under the locks.
 
     The database is marked as paired last: a first start that was cut short is begun again.
+
+    Raises:
+        SettingError: DATA_PATH cannot be written.
+        StoreUnusable: the database is damaged, or of a newer version.
     """
     id = found.database or secrets.token_hex(16)
     try:
