@@ -460,28 +460,45 @@ async def test_ids_are_known_after_a_restart_of_the_server(
 async def test_a_submit_without_an_answer_is_sent_again(
     server: OwnServer, original: OriginalClient
 ) -> None:
-    """The same attempt; and an end without a zip is believed only once a later id was seen."""
+    """The same attempt; that the client has a later id shows that its ids did not go back."""
     first, payload = await goes(server.portal, original)
     await server.portal.reached(first, "Running")
     original.answers = False
     second, _ = await goes(server.portal, original)
-    payload.state = "500" if original.version == "v1" else "invalid"
-    for _ in range(4):
-        await original.seen(f"GET /retrieve/{payload.id}$")
-    assert (await server.portal.job(first))["status"] == "Running"
-
     original.answers = True
     again = await original.submits.get()
-    while again.id not in original.held or not original.answers:
-        again = await original.submits.get()
+    assert again.id == 3
+    payload.state = "500" if original.version == "v1" else "invalid"
+
     record = await server.portal.ended(first)
     assert record["status"] == ("Failed" if original.version == "v1" else "Invalid")
-    async with asyncio.timeout(WAIT_MOST):
-        while (dest := (await server.portal.reached(second, "Running"))["dest_id"]) == "":
-            pass
-    original.held[int(dest)].ends(output=b"of the second")
+    again.ends(output=b"of the second")
     assert (await result(server.portal, second))["output"] == b"of the second"
     assert (await server.portal.job(second))["attempt"] == 1
+
+
+@BOTH
+async def test_an_end_in_doubt_is_not_believed(server: OwnServer, original: OriginalClient) -> None:
+    """The client was started again, and nobody knows what id it gave: it was that of a job that
+    ran before. That job has no end but its own."""
+    first, _ = await goes(server.portal, original, script="first")
+    await server.portal.reached(first, "Running")
+    original.answers = False
+    await original.start_again(old_folders=False)
+    second, taken = await goes(server.portal, original, script="second")
+    assert taken.id == 1
+    taken.state = "500" if original.version == "v1" else "invalid"
+    for _ in range(4):
+        await original.seen("GET /retrieve/1$")
+    assert (await server.portal.job(first))["status"] in ("Running", "Unknown")
+
+    original.answers = True
+    payloads = [await original.submits.get() for _ in range(2)]
+    for payload in payloads:
+        payload.ends(output=payload.files["run.sh"])
+    for id, script, attempt in ((first, b"first", 2), (second, b"second", 1)):
+        assert (await result(server.portal, id))["output"] == script
+        assert (await server.portal.job(id))["attempt"] == attempt
 
 
 # --- what is no client of the original

@@ -12,8 +12,8 @@ from orchestrator_server import keys
 from orchestrator_server.api import clients, download, health, jobs, terminate, upload
 from orchestrator_server.api.original import answer_v2
 from orchestrator_server.clients.directory import Directory
-from orchestrator_server.clients.original.client import Here
 from orchestrator_server.clients.original.finding import Originals
+from orchestrator_server.clients.original.identity import Here
 from orchestrator_server.clients.pool import Pool
 from orchestrator_server.config import ApiCompat, Config
 from orchestrator_server.control import ControlSocket, socket_path
@@ -58,7 +58,14 @@ def create_app(config: Config) -> web.Application:
     directory = Directory(database)
     store, records = Jobs(database), Records(database)
     originals = Originals(
-        Here(directory, identity.id, files.tmp, config.getter_interval),
+        Here(
+            directory,
+            identity.id,
+            files.tmp,
+            room.check,
+            config.getter_interval,
+            config.client_lost_after,
+        ),
         records,
         {name: service.max_runtime for name, service in config.services.items()},
     )

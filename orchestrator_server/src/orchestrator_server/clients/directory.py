@@ -139,10 +139,10 @@ class Directory:
     async def keep_original_ids(self, instance: str, highest: int, resets: int) -> None:
         """What original_ids gives back from now on."""
         if self._original_ids.get(instance) != (highest, resets):
-            self._original_ids[instance] = (highest, resets)
             await self._change(
                 "keep_original_ids", instance=instance, highest_id=highest, resets=resets
             )
+            self._original_ids[instance] = (highest, resets)
 
     async def say_gone(self, instance: str) -> None:
         """An operator knows that it will not come back soon."""

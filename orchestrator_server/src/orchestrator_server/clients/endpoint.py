@@ -39,7 +39,7 @@ from orchestrator_shared.messages import (
     State,
     Submit,
 )
-from orchestrator_shared.protocol import SILENCE_LIMIT
+from orchestrator_shared.protocol import H_PROTOCOL, SILENCE_LIMIT
 from orchestrator_shared.status import PayloadStatus
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class Endpoint:
                 self.instance = error.instance or self.instance
             except NotUsable as error:
                 self._problem = str(error)
-            except UNREACHABLE as error:
+            except (ClientUnreachable, *UNREACHABLE) as error:
                 self._problem = str(error) or type(error).__name__
             except Exception as error:
                 self._problem = f"{type(error).__name__}: {error}"
@@ -196,7 +196,9 @@ class Endpoint:
         own = self._own_requests
         try:
             return await open_stream(self._session, own, self.name, own.server, self._lost_after)
-        except aiohttp.WSServerHandshakeError:
+        except aiohttp.WSServerHandshakeError as error:
+            if H_PROTOCOL in (error.headers or ()):
+                raise
             original = await self._originals.open(self._session, self.address)
             if original is None:
                 raise

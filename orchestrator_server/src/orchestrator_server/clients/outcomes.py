@@ -41,6 +41,9 @@ class Refused(SubmitError):
 class PayloadGone(OrchestratorError):
     """The client no longer has payload {payload}."""
 
+    #: Whether that is no fault of the job, so that no attempt is used.
+    spares = False
+
 
 class Damaged(OrchestratorError):
     """The result of payload {payload} arrived damaged."""

@@ -19,6 +19,8 @@ from orchestrator_shared.client_token import ClientToken
 
 #: How many jobs of a service run at once where its clients do not tell their slots.
 DEFAULT_MAX_RUNS = 10
+#: The slots of one that does not tell them: its services alone limit it.
+UNLIMITED = 1_000_000
 
 
 class Pool:
@@ -170,15 +172,13 @@ class Pool:
         there = self._of(service)
         taking = [e for e in there if e.takes_jobs and e.service in (None, service)]
         away = [endpoint for endpoint in taking if endpoint.backing_off]
-        # One that does not tell its slots has no other limit than its service.
-        most = self.limits(service).max_runs
         return Clients(
             offers=[
                 Offer(
                     e.instance or "",
                     e.start or "",
                     e.name,
-                    e.slots if e.tells_slots else most,
+                    e.slots if e.tells_slots else UNLIMITED,
                     e.others,
                     e.load,
                 )
@@ -195,5 +195,8 @@ class Pool:
         configured = self.services.get(service)
         if configured is None:
             return Limits(0, 0)
-        slots = sum(endpoint.slots for endpoint in self._of(service))
-        return Limits(configured.runs_per_user, configured.max_runs or slots or DEFAULT_MAX_RUNS)
+        there = self._of(service)
+        slots = sum(endpoint.slots for endpoint in there)
+        if not slots or any(not endpoint.tells_slots for endpoint in there):
+            slots += DEFAULT_MAX_RUNS
+        return Limits(configured.runs_per_user, configured.max_runs or slots)

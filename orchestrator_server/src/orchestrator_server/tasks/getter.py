@@ -254,7 +254,12 @@ class Getter:
                 try:
                     payload, kept = await self._fetch(client, job, payload, packed.size)
                 except PayloadGone as error:
-                    await self._losses.lose(client, job, str(error))
+                    await self._losses.lose(client, job, str(error), spare=error.spares)
+                    return
+                # Of a client of the original only its files show how run.sh ended.
+                payload = self._blame(job, payload)
+                if payload.fault == "infrastructure" and self._losses.may_try_again(job):
+                    await self._losses.lose(client, job, payload.reason)
                     return
         end = _end(payload)
         then = self._plans(served_by(self._pool.services, client.address))

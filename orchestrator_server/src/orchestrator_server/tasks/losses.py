@@ -67,10 +67,12 @@ class Losses:
         #: The last start of a client that lost all that it had before.
         self._died: dict[str, str] = {}
 
-    async def lose(self, client: Endpoint, job: Job, reason: str | None = None) -> None:
-        """An attempt is lost, as its client says."""
-        await self._lose(job, reason or "its client no longer has it",
-                         spare=await self._died_whole(client, job))  # fmt: skip
+    async def lose(
+        self, client: Endpoint, job: Job, reason: str | None = None, *, spare: bool = False
+    ) -> None:
+        """An attempt is lost, as its client says. `spare`: for no fault of the job's."""
+        spare = await self._died_whole(client, job) or spare
+        await self._lose(job, reason or "its client no longer has it", spare=spare)
         await client.acknowledge(job.id, job.attempt)
 
     async def lose_forgotten(self, client: Endpoint, job: Job) -> None:

@@ -10,19 +10,18 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 from msgspec.structs import replace
 
-from orchestrator_server.clients.directory import Directory
 from orchestrator_server.clients.original import exchange
-from orchestrator_server.clients.original.exchange import SHORT, AnothersFiles, NoZip
-from orchestrator_server.clients.original.identity import instance_of, start_of
-from orchestrator_server.clients.original.payload import Followed
-from orchestrator_server.clients.outcomes import Damaged, OutcomeUnknown
+from orchestrator_server.clients.original.exchange import AnothersFiles, NoZip
+from orchestrator_server.clients.original.identity import Here, instance_of, start_of
+from orchestrator_server.clients.original.ids import Ids
+from orchestrator_server.clients.original.payload import Followed, with_files
+from orchestrator_server.clients.outcomes import Damaged, OutcomeUnknown, PayloadGone
 from orchestrator_server.clients.requests import UNREACHABLE
 from orchestrator_server.config import ClientAddress
 from orchestrator_server.store.job import Job, JobInput
@@ -46,74 +45,60 @@ log = logging.getLogger(__name__)
 
 #: How long the first look at all payloads may take (seconds) before they count as told of.
 _LISTED_AFTER: Final = 10.0
+#: How long to wait (seconds) before it is looked again whether the first looks are done.
+_FIRST_PAUSE: Final = 0.05
+#: How often it is told to end a payload that has run for too long.
+_KILL_TRIES: Final = 5
 _OUT: Final = (
     "its ids began again, and it has old folders yet: payload {payload} came with the files of "
     "another job. Stop it, empty its data folder, and start it again"
 )
 
 
-@dataclass(frozen=True)
-class Here:
-    """What of this server a client of the original is followed with."""
-
-    directory: Directory
-    #: The id of this server.
-    server: str
-    #: Where files are put that are under way.
-    tmp: Path
-    #: How often each payload is asked for (seconds).
-    interval: float
-    #: The clients that gave another job's files out: for which payload.
-    refused: dict[str, int] = field(default_factory=dict)
-
-
 class OriginalClient:
-    """Both the stream of a client, and the requests to it."""
+    """Both the stream of a client, and the requests to it. It outlives a stream that breaks: what
+    it has been sent meanwhile is not forgotten."""
 
     #: Small jobs are submitted as large ones are.
     takes_small_jobs: Final = False
     tells_slots: Final = False
 
-    def __init__(
-        self,
-        here: Here,
-        session: aiohttp.ClientSession,
-        address: ClientAddress,
-        version: str,
-        highest: int,
-        resets: int,
-    ) -> None:
-        """`highest` is the highest id it gave, `resets` how often its ids began again."""
+    def __init__(self, here: Here, session: aiohttp.ClientSession, address: ClientAddress) -> None:
         self.requests = self
         self._here = here
         self._session = session
         self._address = address
-        self._version = version
+        self._version = ""
         self._instance = instance_of(address.base)
-        self._highest = highest
-        self._resets = resets
+        self._ids = Ids(here.directory, self._instance)
         self._followed: dict[tuple[int, int], Followed] = {}
-        #: Whether it may have given an id that nobody here knows: then one that is known may be
-        #: another payload's.
-        self._doubt = False
-        self._load = 0.0
-        self._messages: asyncio.Queue[Message | Exception] = asyncio.Queue()
         self._dropped = asyncio.Event()
+        #: One submit after the other is judged by its id.
+        self._judging = asyncio.Lock()
+        #: The payload that came with the files of another job, while nothing was done about it.
+        self._refused: int | None = None
+        self._messages: asyncio.Queue[Message | Exception] = asyncio.Queue()
         self._looking: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._polling: asyncio.Task[None] | None = None
         self._errands = Errands("a client of the original could not be told")
 
     # --- what an endpoint does with a stream
 
-    def begin(self, jobs: Iterable[Job], limits: Mapping[str, float | None]) -> None:
-        """Follow it; `jobs` are those that it has, or may have."""
-        for job in jobs:
-            if job.payload is None:
-                self._doubt = True
-                continue
-            followed = self._follow(job.id, job.attempt, job.payload, limits.get(job.service))
-            if job.started_at is not None:
-                followed.since = time.monotonic() - max(0.0, time.time() - job.started_at)
+    def begin(self, version: str, jobs: Iterable[Job], limits: Mapping[str, float | None]) -> None:
+        """Follow it (again); `jobs` are those that it has, or may have, and `limits` for how long
+        an attempt of each service may run (seconds)."""
+        self._version = version
+        held = {(job.id, job.attempt): job for job in jobs}
+        self._followed = {key: f for key, f in self._followed.items() if key in held}
+        for key, job in held.items():
+            if key in self._followed:
+                self._followed[key].said = None
+            elif job.payload is None:
+                self._ids.count_earlier_unknown()
+            else:
+                self._followed[key] = Followed.of(job, job.payload, limits.get(job.service))
+        self._dropped.set()
+        self._messages = asyncio.Queue()
         self._greet()
         self._polling = asyncio.create_task(self._poll(), name=f"poll {self._address.base}")
 
@@ -121,7 +106,8 @@ class OriginalClient:
         """What it says next, within so many seconds.
 
         Raises:
-            aiohttp.ClientError, OSError, TimeoutError: it does not answer any more.
+            ClientUnreachable, aiohttp.ClientError, OSError, TimeoutError: it does not answer any
+                more, or another does.
         """
         async with asyncio.timeout(patience):
             message = await self._messages.get()
@@ -145,7 +131,7 @@ class OriginalClient:
             self._messages.put_nowait(Listed())
 
     async def aclose(self) -> None:
-        """Follow it no more."""
+        """Follow it no more, or not before it has begun again."""
         tasks = {*self._looking.values(), *([self._polling] if self._polling else [])}
         for task in tasks:
             task.cancel()
@@ -153,95 +139,115 @@ class OriginalClient:
         await self._errands.close(0)
 
     def _greet(self) -> None:
-        self._messages.put_nowait(
-            Hello(
-                protocol=PROTOCOL,
-                version=f"original {self._version}",
-                instance=self._instance,
-                start=start_of(self._resets),
-                slots=0,
-                kill_grace=0.0,
-            )
+        hello = Hello(
+            protocol=PROTOCOL,
+            version=f"original {self._version}",
+            instance=self._instance,
+            start=start_of(self._ids.resets),
+            slots=0,
+            kill_grace=0.0,
         )
+        self._messages.put_nowait(hello)
 
     # --- looking
 
     async def _poll(self) -> None:
+        """Ask how it fares, often enough for its patience, and for its payloads. One bad answer is
+        passed over: with no good one for so long the stream ends."""
+        pause = min(self._here.interval, self._here.lost_after / 4)
+        first: set[asyncio.Task[None]] | None = None
         listed = False
+        look_at, listed_at = 0.0, time.monotonic() + _LISTED_AFTER
         try:
             while True:
-                # A good one stands between two looks at the same payload.
-                self._load = await exchange.ask_load(self._session, self._address.base)
-                await self._look_whether_it_began_anew()
-                self._beat()
-                looking = self._look_at_all()
-                if not listed and looking:
+                try:
+                    # A good one stands between two looks at the same payload.
+                    load = await exchange.ask_load(self._session, self._address.base)
+                except (exchange.Replaced, aiohttp.ClientConnectorError):
+                    raise
+                except (ClientUnreachable, *UNREACHABLE) as error:
+                    log.debug("client %s: %s", self._address.base, error)
+                else:
+                    await self._look_whether_it_is_well()
+                    self._beat(load)
+                    if (now := time.monotonic()) >= look_at:
+                        look_at = now + self._here.interval - pause / 2
+                        looking = self._look_at_all()
+                        first = looking if first is None else first
                     # One that is being packed just now takes its time.
-                    await asyncio.wait(looking, timeout=_LISTED_AFTER)
-                if not listed:
-                    listed = True
-                    self._messages.put_nowait(Listed())
-                await asyncio.sleep(self._here.interval)
+                    if not listed and (all(map(asyncio.Task.done, first or ())) or now > listed_at):
+                        listed = True
+                        self._messages.put_nowait(Listed())
+                await asyncio.sleep(pause if listed else min(pause, _FIRST_PAUSE))
         except Exception as error:
             self._messages.put_nowait(error)
 
-    def _beat(self) -> None:
-        refused = self._here.refused.get(self._instance)
-        state: Any = "up" if refused is None else "out"
-        why = "" if refused is None else _OUT.format(payload=refused)
-        beat = Heartbeat(others=0, cpu_load=self._load, state=state, why=why)
+    def _beat(self, load: float = 0.0) -> None:
+        state: Any = "up" if self._refused is None else "out"
+        why = "" if self._refused is None else _OUT.format(payload=self._refused)
+        beat = Heartbeat(others=0, cpu_load=load, state=state, why=why)
         self._messages.put_nowait(beat)
 
-    async def _look_whether_it_began_anew(self) -> None:
-        """A client that is out comes back in once it does not know any more what it gave out."""
-        if (refused := self._here.refused.get(self._instance)) is not None:
-            answer = await exchange.ask(self._session, f"{self._address.retrieve}/{refused}")
-            if answer.status == 404 and answer.is_own_404(self._version):
-                del self._here.refused[self._instance]
+    async def _ask(self, payload: int) -> exchange.Answer | None:
+        """Ask for a payload; None: no answer, and whether the client is there its load tells."""
+        try:
+            return await exchange.ask(self._session, f"{self._address.retrieve}/{payload}")
+        except UNREACHABLE as error:
+            log.debug("client %s: payload %d: %s", self._address.base, payload, error)
+            return None
+
+    async def _look_whether_it_is_well(self) -> None:
+        """Out is a client until it does not know any more what it gave out."""
+        if self._refused is not None:
+            answer = await self._ask(self._refused)
+            if answer is not None and answer.is_own_404(self._version):
+                self._refused = None
+        if self._ids.doubtful and not self._judging.locked():
+            await self._ids.look(self._ask)
 
     def _look_at_all(self) -> set[asyncio.Task[None]]:
         """Ask for each payload that has not ended, and is not being asked for yet."""
         for followed in self._followed.values():
-            if not followed.is_over and followed.key not in self._looking:
+            if followed.gone:
+                self._tell(followed, followed.lost(followed.gone))
+            elif not followed.is_over and followed.key not in self._looking:
                 looking = asyncio.create_task(self._look(followed))
                 self._looking[followed.key] = looking
         return set(self._looking.values())
 
     async def _look(self, followed: Followed) -> None:
         """Ask for one payload, and say what has changed."""
-        url = f"{self._address.retrieve}/{followed.payload}"
         try:
-            answer = await exchange.ask(self._session, url)
-        except UNREACHABLE as error:
-            # Whether the client is there its load tells.
-            log.debug("client %s: payload %d: %s", self._address.base, followed.payload, error)
-            return
+            answer = await self._ask(followed.payload)
         finally:
             del self._looking[followed.key]
-        if self._followed.get(followed.key) is not followed:
-            return  # lost meanwhile
+        if answer is None or self._followed.get(followed.key) is not followed or followed.gone:
+            return
         state = followed.judge(self._version, answer)
-        if state is not None and state.status not in PAYLOAD_ENDED and followed.is_due:
+        if followed.is_due and (state is None or state.status not in PAYLOAD_ENDED):
             self._errands.run(self._end(followed))
-            reason = f"it ran for longer than {followed.limit_s:g} s (SERVICE_…_MAX_RUNTIME)"
-            state = followed.failed("limit", reason, size=0)
+            state = followed.over_limit()
         if state is not None:
             self._tell(followed, state)
 
     async def _end(self, followed: Followed) -> None:
-        with contextlib.suppress(*UNREACHABLE):
-            url = f"{self._address.kill}/{followed.payload}"
-            async with self._session.post(url, timeout=SHORT):
-                pass
+        for _ in range(_KILL_TRIES):
+            with contextlib.suppress(*UNREACHABLE):
+                if await exchange.kill(self._session, self._address, followed.payload) in (
+                    200,
+                    404,
+                ):
+                    return
+            await asyncio.sleep(self._here.interval)
 
     def _tell(self, followed: Followed, state: PayloadState) -> None:
         """Say how a payload is, where that is news."""
-        bare = state.status is not PayloadStatus.COMPLETED
-        if self._doubt and state.status in PAYLOAD_ENDED and bare:
+        if self._version == "1" and state.status is not PayloadStatus.COMPLETED:
+            state = replace(state, result=None)  # it gives no files but with a zip
+        ended = state.status in PAYLOAD_ENDED and not followed.gone
+        if self._ids.doubtful and ended and state.result is None and state.fault != "limit":
             # It may be another payload's end. A zip would say whose it is.
             return
-        if bare and self._version == "1":
-            state = replace(state, result=None)  # it gives no files but with a zip
         if state != followed.said:
             followed.said = state
             self._messages.put_nowait(State(seq=0, payload=state))
@@ -266,45 +272,34 @@ class OriginalClient:
         """
         key = (job.id, job.attempt)
         if (followed := self._followed.get(key)) is None:
-            resets, before = self._resets, self._highest
+            mark = (self._ids.highest, self._ids.resets)
+            marker = exchange.marker_of(self._here.server, *key)
             try:
-                marker = exchange.marker_of(self._here.server, *key)
                 id = await exchange.post_job(
                     self._session, self._address, marker, job_input, folder
                 )
             except OutcomeUnknown:
-                self._doubt = True
+                self._ids.count_unknown()
                 raise
-            if id <= before and resets == self._resets:
-                await self._begin_again(id)
-            else:
-                self._doubt = False
-                self._highest = max(self._highest, id)
-            directory = self._here.directory
-            await directory.keep_original_ids(self._instance, self._highest, self._resets)
-            followed = self._follow(job.id, job.attempt, id, limit_s)
-            self._tell(followed, followed.state(PayloadStatus.PREPARED))
+            async with self._judging:
+                if self._ids.take(id, mark):
+                    await self._begin_again(id)
+                followed = self._followed[key] = Followed(*key, id, limit_s)
+                self._tell(followed, followed.state(PayloadStatus.PREPARED))
+                await self._ids.keep()
         return followed.said or followed.state(PayloadStatus.PREPARED)
 
     async def _begin_again(self, id: int) -> None:
         """Its ids went back: all that it had of this server before is lost, and is not asked for
         any more. That is written before anything relies on the new ids."""
-        self._resets += 1
-        self._highest = id
-        self._doubt = False
         before = dict(self._followed)
         self._greet()
         for followed in before.values():
-            reason = f"its client began its ids again at {id}"
-            self._tell(followed, followed.lost(reason))
+            followed.gone = f"its client began its ids again at {id}"
+            self._tell(followed, followed.lost(followed.gone))
         while any(self._followed.get(key) is followed for key, followed in before.items()):
             self._dropped.clear()
             await self._dropped.wait()
-
-    def _follow(self, job: int, attempt: int, payload: int, limit_s: float | None) -> Followed:
-        followed = Followed(job, attempt, payload, limit_s)
-        self._followed[followed.key] = followed
-        return followed
 
     # --- 4 run
 
@@ -314,18 +309,15 @@ class OriginalClient:
         Raises:
             ClientUnreachable: it did not answer, or cannot do that.
         """
-        base = self._address.base
+        self._check_instance(job)
         if self._version == "1":
-            problem = "a client of version 1 cannot end what it runs"
-            raise ClientUnreachable(client=base, problem=problem)
+            raise self._unreachable("a client of version 1 cannot end what it runs")
         try:
-            url = f"{self._address.kill}/{job.payload}"
-            async with self._session.post(url, timeout=SHORT) as response:
-                if response.status != 200:
-                    problem = f"/kill answers {response.status}"
-                    raise ClientUnreachable(client=base, problem=problem)
+            status = await exchange.kill(self._session, self._address, job.payload or 0)
         except UNREACHABLE as error:
-            raise ClientUnreachable(client=base, problem=str(error)) from error
+            raise self._unreachable(str(error)) from error
+        if status != 200:
+            raise self._unreachable(f"/kill answers {status}")
 
     async def has_lost(self, _job: Job) -> bool:
         """It is asked for each payload again and again; what is lost is told then."""
@@ -338,14 +330,15 @@ class OriginalClient:
 
         Raises:
             ClientUnreachable: it did not answer, or has no such payload.
+            NoSpace: there is no room for it here.
         """
+        self._check_instance(job)
         target = self._here.tmp / f"partial-{job.id}-{uuid.uuid4().hex}"
         try:
             try:
-                await self._download(RETRIEVE_PARTIAL, job.payload or 0, target)
-                await self._inspect(target, job.payload or 0, job)
-            except (Damaged, AnothersFiles) as error:
-                raise ClientUnreachable(client=self._address.base, problem=str(error)) from error
+                await self._get(job, job.payload or 0, target, partial=True)
+            except (Damaged, PayloadGone) as error:
+                raise self._unreachable(str(error)) from error
             yield exchange.read_chunks(target)
         finally:
             target.unlink(missing_ok=True)
@@ -357,42 +350,51 @@ class OriginalClient:
 
         Raises:
             ClientUnreachable: they do not come just now.
-            PayloadGone: they are another job's.
+            PayloadGone: they are another job's, or may be.
             Damaged: the zip cannot be read.
             Transient, OSError: they cannot be written here.
         """
+        self._check_instance(job)
+        followed = self._followed.get((job.id, job.attempt))
+        if followed is not None and followed.gone:
+            raise PayloadGone(payload=payload.id)
         done = payload.status is PayloadStatus.COMPLETED
         try:
-            packed = await self._download("" if done else RETRIEVE_PARTIAL, payload.id, target)
+            packed, code = await self._get(job, payload.id, target, partial=not done)
         except NoZip:
-            if done:
-                raise
-            return replace(payload, result=None)
-        code = await self._inspect(target, payload.id, job)
-        payload = replace(payload, result=packed, exit_code=code)
-        if done and code:
-            # A client of version 1 does not look at it.
-            reason = f"run.sh ended with exit status {code}"
-            return replace(payload, status=PayloadStatus.FAILED, fault="user", reason=reason)
-        return payload
+            if not done and not self._ids.doubtful:
+                return replace(payload, result=None)
+            if followed is not None:
+                followed.said = None  # it is looked again what has become of it
+            raise
+        return with_files(payload, packed, code)
 
-    async def _download(self, route: str, payload: int, target: Path) -> PackedResult:
-        start = self._address.base + route if route else self._address.retrieve
-        return await exchange.download(
-            self._session, self._address.base, f"{start}/{payload}", target
+    async def _get(
+        self, job: Job, payload: int, target: Path, *, partial: bool
+    ) -> tuple[PackedResult, int | None]:
+        """Download a zip, and look whose it is; without a marker it is believed only while ids
+        never began again, as it may be from before there were any."""
+        start = self._address.base + RETRIEVE_PARTIAL if partial else self._address.retrieve
+        packed = await exchange.download(
+            self._session, f"{start}/{payload}", target, self._here.check_room
         )
-
-    async def _inspect(self, target: Path, payload: int, job: Job) -> int | None:
-        """Look whose zip it is; without a marker it is believed only while ids never went back,
-        as it may be from before there were any."""
         expected = exchange.marker_of(self._here.server, job.id, job.attempt)
-        trusted = self._resets == 0
+        trusted = self._ids.resets == 0
         try:
-            return await asyncio.to_thread(
+            code = await asyncio.to_thread(
                 exchange.inspect, target, payload, expected, trusted=trusted
             )
         except AnothersFiles:
-            self._here.refused[self._instance] = payload
+            self._refused = payload
             # Before the job is Queued again: it would be sent here.
             self._beat()
             raise
+        return packed, code
+
+    def _check_instance(self, job: Job) -> None:
+        """What another client had at this address is none of this one's."""
+        if job.instance != self._instance:
+            raise self._unreachable("another client answers there")
+
+    def _unreachable(self, problem: str) -> ClientUnreachable:
+        return ClientUnreachable(client=self._address.base, problem=problem)

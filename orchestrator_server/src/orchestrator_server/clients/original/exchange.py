@@ -3,11 +3,13 @@
 import asyncio
 import hashlib
 import json
+import lzma
 import re
+import struct
 import uuid
 import zipfile
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,13 +32,19 @@ from orchestrator_server.store.job import JobInput
 from orchestrator_shared.errors import ClientUnreachable, Transient
 from orchestrator_shared.messages import PackedResult
 from orchestrator_shared.multipart import CHUNK
-from orchestrator_shared.protocol import HEALTH, LOAD, SILENCE_LIMIT
+from orchestrator_shared.protocol import H_PROTOCOL, HEALTH, LOAD, PROTOCOL, SILENCE_LIMIT
 from orchestrator_shared.uploads import split_inline
 
 #: The file that a submit carries beside the job's own: whose it is.
 MARKER: Final = ".orchestrator.job"
 #: Where the exit trap of a run.sh leaves its exit status.
 EXIT: Final = ".orchestrator.exit"
+#: What a result is called by version 2, and by version 1.
+ZIP_TYPES: Final = ("application/zip", "application/octet-stream")
+#: With these it says that there is no directory of a payload.
+NO_FILES: Final = (404, 500)
+#: After how many bytes it is looked again whether there is room.
+ROOM_STEP: Final = 64 * 1024 * 1024
 #: For requests that are answered at once.
 SHORT: Final = ClientTimeout(total=10)
 #: It answers a submit once it has written all files, and a question for a payload once it has
@@ -56,12 +64,20 @@ class Answer:
     body: bytes
 
     @property
-    def is_json(self) -> bool:
-        """Whether it is no zip."""
-        return self.content_type == "application/json"
+    def is_zip(self) -> bool:
+        """Whether it is a result, and no page of a proxy."""
+        return self.status == 200 and self.content_type in ZIP_TYPES
+
+    @property
+    def shows_payload(self) -> bool:
+        """Whether there is such a payload."""
+        known = self.status == 200 and self.content_type == "application/json"
+        return self.is_zip or self.status == 202 or (known and bool(read_field(self.body, "id")))
 
     def is_own_404(self, version: str) -> bool:
         """Whether it is the client that says 404, and no proxy."""
+        if self.status != 404:
+            return False
         return read_field(self.body, "id") == 0 if version == "2" else not self.body
 
 
@@ -72,6 +88,17 @@ class NoZip(ClientUnreachable):
 class AnothersFiles(PayloadGone):
     """Payload {payload} came with the files of another job; they were not kept."""
 
+    spares = True
+
+
+class NobodysFiles(PayloadGone):
+    """Payload {payload} came without the file .orchestrator.job, which says whose it is; as ids
+    began again at its client, that may be anybody."""
+
+
+class Replaced(ClientUnreachable):
+    """The client at {client} is one of ours by now ({problem})."""
+
 
 async def find_version(session: aiohttp.ClientSession, base: str) -> str | None:
     """Whether an original client answers there, and of which version: `1` or `2`.
@@ -79,7 +106,10 @@ async def find_version(session: aiohttp.ClientSession, base: str) -> str | None:
     Raises:
         aiohttp.ClientError, OSError, TimeoutError: nobody answers.
     """
-    async with session.get(base + HEALTH, timeout=SHORT) as response:
+    own = {H_PROTOCOL: str(PROTOCOL)}
+    async with session.get(base + HEALTH, timeout=SHORT, headers=own) as response:
+        if H_PROTOCOL in response.headers:
+            return None
         version = {404: "1", 200: "2"}.get(response.status)
         health = await read_head(response)
     if version is None or (version == "2" and read_field(health, "protocol") is not None):
@@ -94,7 +124,7 @@ async def find_version(session: aiohttp.ClientSession, base: str) -> str | None:
 async def ask(session: aiohttp.ClientSession, url: str) -> Answer:
     """Ask for a payload, and read no zip."""
     async with session.get(url, timeout=_LONG) as response:
-        zipped = response.status == 200 and response.content_type != "application/json"
+        zipped = response.status == 200 and response.content_type in ZIP_TYPES
         body = b"" if zipped else await read_head(response)
         if zipped:
             response.close()
@@ -102,13 +132,22 @@ async def ask(session: aiohttp.ClientSession, url: str) -> Answer:
         return Answer(response.status, response.content_type, size, body)
 
 
+async def kill(session: aiohttp.ClientSession, address: ClientAddress, payload: int) -> int:
+    """Ask for the end of a payload; gives back the status of the answer."""
+    async with session.post(f"{address.kill}/{payload}", timeout=SHORT) as response:
+        return response.status
+
+
 async def ask_load(session: aiohttp.ClientSession, base: str) -> float:
     """GET /load: a bare number.
 
     Raises:
+        Replaced: it is a client of ours that answers.
         ClientUnreachable: it answers something else.
     """
     async with session.get(base + LOAD, timeout=SHORT) as response:
+        if H_PROTOCOL in response.headers:
+            raise Replaced(client=base, problem="it signs its answers")
         body = await read_head(response)
         try:
             if response.status == 200:
@@ -130,7 +169,7 @@ def read_field(body: bytes, name: str) -> Any:
     """A field of a JSON object; None if it is none, or has none."""
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found.get(name) if isinstance(found, dict) else None
 
@@ -214,22 +253,38 @@ def _part_head(boundary: str, name: str) -> bytes:
 
 
 async def download(
-    session: aiohttp.ClientSession, base: str, url: str, target: Path
+    session: aiohttp.ClientSession,
+    url: str,
+    target: Path,
+    check_room: Callable[[int], None],
 ) -> PackedResult:
-    """Write a zip into a file, as it comes.
+    """Write a zip into a file, as it comes, while there is room for it.
 
     Raises:
         ClientUnreachable: it does not come.
-        NoZip: something else does.
+        NoZip: there is none.
+        Transient: it cannot be written here.
     """
     digest = hashlib.sha256()
-    size = 0
+    size = checked = 0
+    loop = asyncio.get_running_loop()
     try:
         with await asyncio.to_thread(open, target, "wb") as file:
-            async with session.get(url, timeout=_LONG) as response:
-                if response.status != 200 or response.content_type == "application/json":
-                    raise NoZip(client=base, problem=f"HTTP {response.status}")
+            async with (
+                session.get(url, timeout=_LONG) as response,
+                asyncio.timeout(None) as silence,
+            ):
+                if response.status in NO_FILES or response.content_type == "application/json":
+                    raise NoZip(client=url, problem=f"HTTP {response.status}")
+                if response.status != 200 or response.content_type not in ZIP_TYPES:
+                    problem = f"HTTP {response.status}, {response.content_type}"
+                    raise ClientUnreachable(client=url, problem=problem)
+                check_room(response.content_length or 0)
+                silence.reschedule(loop.time() + SILENCE_LIMIT)
                 async for chunk in response.content.iter_chunked(WRITE_SIZE):
+                    if size - checked > ROOM_STEP:
+                        checked = size
+                        check_room(0)
                     try:
                         await asyncio.to_thread(file.write, chunk)
                     except OSError as error:
@@ -237,8 +292,9 @@ async def download(
                         raise Transient(problem=problem) from error
                     digest.update(chunk)
                     size += len(chunk)
+                    silence.reschedule(loop.time() + SILENCE_LIMIT)
     except UNREACHABLE as error:
-        raise ClientUnreachable(client=base, problem=str(error)) from error
+        raise ClientUnreachable(client=url, problem=str(error)) from error
     return PackedResult(size=size, sha256=digest.hexdigest())
 
 
@@ -248,24 +304,33 @@ def marker_of(server: str, job: int, attempt: int) -> bytes:
 
 
 def inspect(zipped: Path, payload: int, expected: bytes, *, trusted: bool) -> int | None:
-    """Look whose zip it is by its marker; gives the exit status that it has, if it has one.
-
-    `trusted`: without a marker it is this job's.
+    """Read the whole zip, and look whose it is by its marker; gives the exit status that it has, if
+    it has one. `trusted`: without a marker it is this job's.
 
     Raises:
-        Damaged: it is none.
+        Damaged: it is none, or a byte of it is not as it was packed.
         AnothersFiles: it is another's.
+        NobodysFiles: it does not say whose it is.
     """
     try:
         with zipfile.ZipFile(zipped) as opened:
+            if opened.testzip() is not None:
+                raise Damaged(payload=payload)
             marker, code = (_read_small(opened, name) for name in (MARKER, EXIT))
-    # What zipfile raises for a zip that is damaged, encrypted, or of another kind.
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
+    except _NO_ZIP as error:
         raise Damaged(payload=payload) from error
     if marker != expected and not (marker is None and trusted):
-        raise AnothersFiles(payload=payload)
+        is_marker = marker is not None and read_field(marker, "attempt") is not None
+        raise (AnothersFiles if is_marker else NobodysFiles)(payload=payload)
     code = (code or b"").strip()
-    return int(code) if code.isdigit() and int(code) < 256 else None
+    return int(code) if re.fullmatch(rb"[0-9]{1,3}", code) and int(code) < 256 else None
+
+
+#: What zipfile raises for a zip that is damaged, encrypted, or of another kind.
+_NO_ZIP: Final = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, OSError, ValueError, RuntimeError),
+)
 
 
 def _read_small(opened: zipfile.ZipFile, name: str) -> bytes | None:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import aiohttp
 
-from orchestrator_server.clients.original.client import Here, OriginalClient
+from orchestrator_server.clients.original.client import OriginalClient
 from orchestrator_server.clients.original.exchange import find_version
-from orchestrator_server.clients.original.identity import instance_of
+from orchestrator_server.clients.original.identity import Here, instance_of
 from orchestrator_server.config import ClientAddress
 from orchestrator_server.store.records import Records
 
@@ -19,6 +19,8 @@ class Originals:
         self._here = here
         self._records = records
         self._limits = limits
+        #: Each that was met, by its address: what it has outlives one stream.
+        self._met: dict[str, OriginalClient] = {}
 
     async def open(
         self, session: aiohttp.ClientSession, address: ClientAddress
@@ -31,8 +33,10 @@ class Originals:
         version = await find_version(session, address.base)
         if version is None:
             return None
-        instance = instance_of(address.base)
-        highest, resets = self._here.directory.original_ids(instance)
-        client = OriginalClient(self._here, session, address, version, highest, resets)
-        client.begin(await self._records.active_at(instance), self._limits)
+        client = self._met.get(address.base)
+        if client is None:
+            client = OriginalClient(self._here, session, address)
+            self._met[address.base] = client
+        jobs = await self._records.active_at(instance_of(address.base))
+        client.begin(version, jobs, self._limits)
         return client

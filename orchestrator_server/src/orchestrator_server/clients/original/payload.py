@@ -4,7 +4,10 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from orchestrator_server.clients.original.exchange import Answer, read_field
+from orchestrator_server.store.job import Job
 from orchestrator_shared.messages import PackedResult, PayloadState
 from orchestrator_shared.status import PAYLOAD_ENDED, PayloadStatus
 
@@ -33,6 +36,16 @@ class Followed:
     said: PayloadState | None = None
     #: How often it was unknown, one look after the other.
     missing: int = 0
+    #: Why it is lost, where that is not for its client to say: its id is another's by now.
+    gone: str = ""
+
+    @classmethod
+    def of(cls, job: Job, payload: int, limit_s: float | None) -> "Followed":
+        """What a job of this server's has there."""
+        followed = cls(job.id, job.attempt, payload, limit_s)
+        if job.started_at is not None:
+            followed.since = time.monotonic() - max(0.0, time.time() - job.started_at)
+        return followed
 
     @property
     def key(self) -> tuple[int, int]:
@@ -55,14 +68,14 @@ class Followed:
         """What an answer says of it; None: nothing."""
         missing, self.missing = self.missing, 0
         status = answer.status
-        if status == 200 and not answer.is_json:
+        if answer.is_zip:
             # Its bytes are asked for once there is room.
             return self.state(PayloadStatus.COMPLETED, size=answer.size)
         if status == 202:
             return self._live(PayloadStatus.RUNNING)
-        if status == 200:
+        if status == 200 and answer.content_type == "application/json":
             return self._judge_json(answer.body)
-        if status == 404 and answer.is_own_404(version):
+        if answer.is_own_404(version):
             self.missing = missing + 1
             return self.lost("its client does not know it any more") if missing else None
         if version == "1" and status in _FAILED_V1:
@@ -75,7 +88,7 @@ class Followed:
         """As version 2 answers while there is no zip. It shows what there is of a payload that has
         failed or was killed on another route."""
         status = read_field(body, "status")
-        if status in _LIVE:
+        if isinstance(status, str) and status in _LIVE:
             return self._live(_LIVE[status])
         if status == "Invalid":
             return self.state(PayloadStatus.INVALID, fault="user", reason=_INVALID)
@@ -96,6 +109,11 @@ class Followed:
         """Its client has lost it."""
         return self.state(PayloadStatus.FAILED, lost=True, reason=reason)
 
+    def over_limit(self) -> PayloadState:
+        """It has run for too long."""
+        reason = f"it ran for longer than {self.limit_s:g} s (SERVICE_…_MAX_RUNTIME)"
+        return self.failed("limit", reason, size=0)
+
     def failed(self, fault: str, reason: str, size: int | None = None) -> PayloadState:
         """It has failed."""
         return self.state(PayloadStatus.FAILED, size=size, fault=fault, reason=reason)
@@ -113,3 +131,12 @@ class Followed:
             result=None if size is None else PackedResult(size=size, sha256=_UNKNOWN_DIGEST),
             **more,
         )
+
+
+def with_files(payload: PayloadState, packed: PackedResult, code: int | None) -> PayloadState:
+    """A payload as its files show it. A client of version 1 does not look at the exit status."""
+    payload = replace(payload, result=packed, exit_code=code)
+    if payload.status is PayloadStatus.COMPLETED and code:
+        reason = f"run.sh ended with exit status {code}"
+        return replace(payload, status=PayloadStatus.FAILED, fault="user", reason=reason)
+    return payload
