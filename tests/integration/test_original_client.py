@@ -484,9 +484,12 @@ async def test_an_end_in_doubt_is_not_believed(server: OwnServer, original: Orig
     first, _ = await goes(server.portal, original, script="first")
     await server.portal.reached(first, "Running")
     original.answers = False
+    # Nobody asks for the first while there is no payload 1.
+    original.proxied = b"HTTP/1.1 503 Starting\r\ncontent-length: 0\r\n\r\n"
     await original.start_again(old_folders=False)
     second, taken = await goes(server.portal, original, script="second")
     assert taken.id == 1
+    original.proxied = None
     taken.state = "500" if original.version == "v1" else "invalid"
     for _ in range(4):
         await original.seen("GET /retrieve/1$")
