@@ -4,7 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from orchestrator_server.keys import RECORDS, SENDER
+from orchestrator_server.store.job import Job
+from orchestrator_shared.status import Status
 from support.gate import Gate
 from support.servers import server_of
 from support.standin import running_stand_in
@@ -140,3 +144,25 @@ async def test_a_payload_of_a_job_that_is_not_known_is_left_alone(tmp_path: Path
         assert await stand_in.acknowledged.get() == (id, 1)
         assert stand_in.acknowledged.empty()
         assert (await server.portal.get("/jobs/99")).status == 404
+
+
+async def test_what_has_ended_since_it_was_looked_up_is_not_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client has dropped it, and tells of it no more: another submit would begin it again."""
+    async with running_stand_in() as stand_in, server_of(tmp_path, [stand_in.base]) as server:
+        await client_is_there(server.portal)
+        id = await server.portal.upload("true")
+        held = await stand_in.takes()
+        records, sender = server.app[RECORDS], server.app[SENDER]
+        before = replace(await records.get(id), status=Status.PROCESSING)
+        await stand_in.ends(held, b"result", inline=True)
+        assert await stand_in.acknowledged.get() == (id, 1)
+
+        async def looked_up(_instance: str) -> list[Job]:
+            return [before]
+
+        monkeypatch.setattr(records, "processing_at", looked_up)
+        await sender._send_again()
+
+        assert sender._sending == {}

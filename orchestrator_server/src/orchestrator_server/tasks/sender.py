@@ -125,14 +125,24 @@ class Sender:
             if not client.listed or client.instance is None or client.backing_off:
                 continue
             for job in await self._records.processing_at(client.instance):
-                key = (job.id, job.attempt)
-                if key in self._sending or key in self._planned or key in client.told:
+                if self._is_heard_of(job, client):
                     continue
-                if job.kill_requested:
+                job_input = await self._records.input(job.id)
+                # What has ended meanwhile, and was acknowledged, is not told of any more either.
+                now = await self._records.get(job.id)
+                moved_on = (now.status, now.attempt) != (job.status, job.attempt)
+                if moved_on or self._is_heard_of(job, client):
+                    continue
+                if now.kill_requested:
                     # The client has told of all it holds, and this job is not among it.
                     await self._jobs.requeue(job.id, job.attempt, "terminated before it was sent")
                 else:
-                    self._begin(job, await self._records.input(job.id), again=True)
+                    self._begin(job, job_input, again=True)
+
+    def _is_heard_of(self, job: Job, client: Endpoint) -> bool:
+        """Whether a submit is under way, or its client has told of it."""
+        key = (job.id, job.attempt)
+        return key in self._sending or key in self._planned or key in client.told
 
     def _begin(self, job: Job, job_input: JobInput | None, *, again: bool = False) -> None:
         """Hand over a job in a task of its own: no client waits for another."""
