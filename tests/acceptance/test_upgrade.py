@@ -48,8 +48,7 @@ def next_version(folder: Path) -> Path:
     _change(
         folder / "orchestrator_server" / "clients" / "endpoint.py",
         r"        self\._acquaintance\.meet",
-        "        asyncio.create_task(stream.send(News()))\n"
-        "        self._acquaintance.meet",
+        "        asyncio.create_task(stream.send(News()))\n        self._acquaintance.meet",
     )
     _change(
         folder / "orchestrator_server" / "clients" / "endpoint.py",
