@@ -426,8 +426,10 @@ async def test_a_zip_without_a_marker(server: OwnServer, original: OriginalClien
     id, payload = await goes(server.portal, original)
     payload.ends(output=b"whose?")
     del payload.files[".orchestrator.job"]
-    again = await server.portal.reached(id, "Queued")
-    assert again["attempt"] == 1
+    again = await original.submits.get()
+    assert again.files["run.sh"] == b"true"
+    reasons = [e["reason"] for e in (await server.portal.job(id))["history"] if e["reason"]]
+    assert any(".orchestrator.job" in reason for reason in reasons)
 
 
 @BOTH

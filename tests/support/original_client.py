@@ -91,6 +91,13 @@ class OriginalClient:
         self.proxied: bytes | None = None
         #: Whether it says of every payload that it runs.
         self.shows_all_live = False
+        #: Set unless it is busy with a submit, and its answer has to wait.
+        self.busy = asyncio.Event()
+        self.busy.set()
+        #: Whether it answers 503 where it is asked for its load.
+        self.fails_load = False
+        #: Whether it knows nothing of a payload any more once it has shown that there is a zip.
+        self.forgets_once_shown = False
         self._next = 1
         self._old: dict[int, bytes] = {}
         self._port = unused_port()
@@ -164,7 +171,11 @@ class OriginalClient:
         if self.instead is not None:
             return self.instead
         if line == "POST /submit":
-            return self._take(message["Content-Type"], body)
+            answer = self._take(message["Content-Type"], body)
+            await self.busy.wait()
+            return answer
+        if line == "GET /load" and self.fails_load:
+            return b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n"
         if match := re.fullmatch(r"(GET /retrieve|GET /retrieve_partial|POST /kill)/(\d+)", line):
             return self._about(match[1], int(match[2]))
         named = {"GET /health": "health", "GET /load": "load"}.get(line)
@@ -204,6 +215,8 @@ class OriginalClient:
             return self._recorded("killed")
         if what == "GET /retrieve_partial":
             return self._recorded("partial", payload.packed())
+        if payload.state == "zip" and self.forgets_once_shown:
+            del self.held[id]
         if payload.state == "zip":
             return self._recorded("zip", self._old.get(id) or payload.packed())
         if payload.state.isdigit():
