@@ -326,15 +326,16 @@ async def test_one_of_ours_comes_in_its_place(original: Odd, tmp_path: Path) -> 
 
 
 @V2
-async def test_a_service_with_ours_and_one_of_the_original(original: Odd, tmp_path: Path) -> None:
-    """The one slot of ours does not limit both."""
+async def test_the_slots_of_ours_do_not_limit_one_of_the_original(
+    original: Odd, tmp_path: Path
+) -> None:
+    """Of one service: more jobs run than ours has slots."""
     async with running_client(client_config(tmp_path / "client", slots=1)) as client:
         base = str(client.make_url("")).rstrip("/")
         service = {"runs_per_user": 50}
         async with server_at(tmp_path, original, base, service=service) as server:
-            ids = [await server.portal.upload("sleep 100") for _ in range(4)]
-            records = [await server.portal.reached(id, "Running") for id in ids]
-            assert {record["client"] for record in records} == {base, original.base}
+            for id in [await server.portal.upload("sleep 100") for _ in range(4)]:
+                await server.portal.reached(id, "Running")
 
 
 # --- limits
@@ -443,16 +444,16 @@ async def test_files_of_a_failed_job_are_asked_for_again(original: Odd, tmp_path
 
 @V2
 async def test_nothing_stays_of_a_directory_that_was_shown(original: Odd, tmp_path: Path) -> None:
-    """Whether it was passed on, refused, or cut off."""
+    """Whether it was passed on, is no zip, or is another job's."""
     async with server_at(tmp_path, original) as server:
         id, payload = await goes(server.portal, original)
         await server.portal.reached(id, "Running")
-        cut = b"HTTP/1.1 200 OK\r\ncontent-type: application/zip\r\ncontent-length: 9\r\n\r\n"
-        original.first["GET /retrieve_partial"] = deque([b"", cut + b"Not a zip"])
-        answers = [await server.portal.get(f"/download_partial/{id}") for _ in range(3)]
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/zip\r\ncontent-length: 9\r\n\r\n"
+        original.first["GET /retrieve_partial"] = deque([head + b"Not a zip"])
+        answers = [await server.portal.get(f"/download_partial/{id}") for _ in range(2)]
         payload.files[".orchestrator.job"] = ANOTHERS
         answers.append(await server.portal.get(f"/download_partial/{id}"))
-        assert [answer.status for answer in answers] == [502, 502, 200, 502]
+        assert [answer.status for answer in answers] == [502, 200, 502]
         async with asyncio.timeout(WAIT_MOST):
             while any(p.is_file() for p in (tmp_path / "server" / "tmp").rglob("*")):
                 await asyncio.sleep(0.01)
